@@ -1,0 +1,290 @@
+//! The kernel's implementation of `Ring`: a growing set of data rings.
+//!
+//! The descriptor table of one ring is bounded by RLIMIT_NOFILE. A full ring is not the end: the
+//! next one is opened, so that the limit bounds a ring and not the process.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::data_ring::{ACCEPTS_IN_FLIGHT, DataRing, RingError};
+use crate::ring::{ConnId, Event, Ring, SLOT_BITS};
+use crate::segment::SendSlice;
+use crate::wake::Waker;
+
+/// Connections that may wait to be accepted, per listener; the kernel caps it at `somaxconn`.
+const BACKLOG: i32 = 65_535;
+
+/// How big rings are, and how many connections all of them may hold together.
+#[derive(Clone, Copy, Debug)]
+pub struct RingConfig {
+    /// Direct descriptors of one ring; at most RLIMIT_NOFILE.
+    pub slots: u32,
+    /// Connections of the whole set.
+    pub connections: u32,
+    /// Requests queued before they are handed over.
+    pub requests: u32,
+    /// Completions that wait without the kernel having to allocate.
+    pub completions: u32,
+    /// Receive buffers of one ring; a power of two.
+    pub buffers: u16,
+    /// Bytes of one receive buffer.
+    pub buffer_bytes: usize,
+}
+
+impl RingConfig {
+    /// Slots that one ring can have under `open_files`, the limit in force.
+    pub fn slots_under(open_files: u64) -> u32 {
+        open_files.min(1 << SLOT_BITS) as u32
+    }
+
+    /// Bytes of user-visible memory that one ring takes at most.
+    pub fn ring_bytes(&self) -> usize {
+        self.requests as usize * 64
+            + self.completions as usize * 16
+            + usize::from(self.buffers) * (self.buffer_bytes + 16)
+    }
+}
+
+/// A socket that connections come from.
+pub struct Listener {
+    socket: OwnedFd,
+}
+
+impl Listener {
+    /// Listens on a TCP address. Every shard has its own; the kernel spreads connections.
+    pub fn tcp(address: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        // Accepted sockets inherit it: a pass fills its own segments, and a reply must not wait.
+        socket.set_tcp_nodelay(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(Self { socket: socket.into() })
+    }
+
+    /// Listens on a path of the file system. A socket file that nobody listens on is replaced.
+    pub fn unix(path: &Path) -> io::Result<Self> {
+        let address = SockAddr::unix(path)?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        if let Err(error) = socket.bind(&address) {
+            let in_use = error.kind() == io::ErrorKind::AddrInUse;
+            let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            if !in_use || probe.connect(&address).is_ok() {
+                return Err(error);
+            }
+            std::fs::remove_file(path)?;
+            socket.bind(&address)?;
+        }
+        socket.listen(BACKLOG)?;
+        Ok(Self { socket: socket.into() })
+    }
+
+    /// The same listener for another shard.
+    pub fn share(&self) -> io::Result<Self> {
+        Ok(Self { socket: self.socket.try_clone()? })
+    }
+
+    /// Where it listens; none for a path.
+    pub fn address(&self) -> Option<SocketAddr> {
+        socket2::SockRef::from(&self.socket).local_addr().ok()?.as_socket()
+    }
+}
+
+/// A shard's data rings.
+pub struct KernelRing {
+    rings: Vec<DataRing>,
+    listeners: Vec<Listener>,
+    /// Accepts in flight, per listener.
+    armed: Vec<usize>,
+    accepting: bool,
+    config: RingConfig,
+    waker: Waker,
+    opening_failed: bool,
+}
+
+impl KernelRing {
+    /// A set with one ring, for the calling thread alone.
+    pub fn new(config: RingConfig, waker: Waker) -> Result<Self, RingError> {
+        let first = DataRing::new(0, &config, waker.raw_fd())?;
+        Ok(Self {
+            rings: vec![first],
+            listeners: Vec::new(),
+            armed: Vec::new(),
+            accepting: true,
+            config,
+            waker,
+            opening_failed: false,
+        })
+    }
+
+    /// Takes connections from `listener`, and returns the number that `Accepted` gives it.
+    pub fn listen(&mut self, listener: Listener) -> usize {
+        self.listeners.push(listener);
+        self.armed.push(0);
+        self.arm_accepts();
+        self.listeners.len() - 1
+    }
+
+    /// Connects to `remote`, from `local` when it is given.
+    pub fn connect(
+        &mut self,
+        local: Option<SocketAddr>,
+        remote: SocketAddr,
+    ) -> io::Result<ConnId> {
+        let socket = Socket::new(Domain::for_address(remote), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_tcp_nodelay(true)?;
+        if let Some(local) = local {
+            // The port is then chosen when connecting, by the whole four-tuple: without this, one
+            // port serves one connection and not one per destination.
+            bind_address_no_port(&socket)?;
+            socket.bind(&local.into())?;
+        }
+        let ring = self.ring_with_room().ok_or(io::ErrorKind::StorageFull)?;
+        self.rings[ring].connect(socket.as_fd(), remote.into())
+    }
+
+    /// Connections that hold a slot.
+    pub fn connections(&self) -> u32 {
+        self.rings.iter().map(DataRing::used).sum()
+    }
+
+    /// Rings opened so far.
+    pub fn rings(&self) -> usize {
+        self.rings.len()
+    }
+
+    fn ring_with_room(&mut self) -> Option<usize> {
+        if let Some(ring) = self.rings.iter().position(|ring| ring.room() > 0) {
+            return Some(ring);
+        }
+        if self.opening_failed || self.connections() >= self.config.connections {
+            return None;
+        }
+        match DataRing::new(self.rings.len(), &self.config, self.waker.raw_fd()) {
+            Ok(ring) => self.rings.push(ring),
+            Err(_) => {
+                self.opening_failed = true;
+                return None;
+            }
+        }
+        Some(self.rings.len() - 1)
+    }
+
+    fn arm_accepts(&mut self) {
+        if !self.accepting {
+            return;
+        }
+        for listener in 0..self.listeners.len() {
+            let fd = self.listeners[listener].socket.as_raw_fd();
+            while self.armed[listener] < ACCEPTS_IN_FLIGHT {
+                let Some(ring) = self.ring_with_room() else { return };
+                self.rings[ring].accept(listener, fd);
+                self.armed[listener] += 1;
+            }
+        }
+    }
+
+    /// Makes the set wake its sleeper after `delay`.
+    pub fn wake_in(&mut self, delay: Duration) {
+        self.rings[0].wake_in(delay);
+    }
+
+    /// To be called before waiting on the waker: says whether there is nothing to do.
+    pub fn sleep(&mut self) -> bool {
+        // Every ring must be told, so this does not stop at the first that is busy.
+        self.rings.iter_mut().fold(true, |quiet, ring| ring.sleep() && quiet)
+    }
+
+    /// To be called after waiting.
+    pub fn awake(&mut self) {
+        self.rings.iter_mut().for_each(DataRing::awake);
+    }
+
+    /// Sleeps until something has happened, or for `timeout`. For threads that nobody hosts.
+    pub fn wait(&mut self, timeout: Duration) {
+        self.waker.sleep();
+        if self.sleep() {
+            let time = Timespec {
+                tv_sec: timeout.as_secs() as i64,
+                tv_nsec: i64::from(timeout.subsec_nanos()),
+            };
+            let fd = self.waker.as_fd();
+            let ready = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&time));
+            if matches!(ready, Ok(1..)) {
+                // Takes the count back to zero; there is one, so this does not block.
+                let _ = rustix::io::read(self.waker.as_fd(), &mut [0; 8]);
+            }
+        }
+        self.waker.awake();
+        self.awake();
+    }
+}
+
+fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the descriptor is open, and the option's value is the int that the length says.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+impl Ring for KernelRing {
+    fn send(&mut self, conn: ConnId, slice: SendSlice) {
+        self.rings[conn.ring()].send(conn, slice);
+    }
+
+    fn finish(&mut self, conn: ConnId) {
+        self.rings[conn.ring()].finish(conn);
+    }
+
+    fn close(&mut self, conn: ConnId) {
+        self.rings[conn.ring()].close(conn);
+    }
+
+    fn stop_accepting(&mut self) {
+        self.accepting = false;
+        for ring in &mut self.rings {
+            for listener in &self.listeners {
+                ring.stop_accepting(listener.socket.as_raw_fd());
+            }
+        }
+    }
+
+    fn submit(&mut self) {
+        self.rings.iter_mut().for_each(DataRing::submit);
+    }
+
+    fn reap(&mut self, sink: &mut dyn FnMut(Event<'_>)) -> usize {
+        let (mut reaped, mut ended) = (0, false);
+        for ring in &mut self.rings {
+            reaped += ring.reap(sink);
+            for listener in ring.accepts_ended() {
+                self.armed[listener] -= 1;
+                ended = true;
+            }
+        }
+        if ended {
+            self.arm_accepts();
+        }
+        reaped
+    }
+
+    fn tick(&mut self) {
+        self.opening_failed = false;
+        self.arm_accepts();
+    }
+}

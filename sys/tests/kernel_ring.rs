@@ -1,0 +1,130 @@
+//! The kernel ring against real sockets.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use barrage_sys::{Event, KernelRing, Listener, Ring, RingConfig, SendSlice, Waker};
+
+const CONFIG: RingConfig = RingConfig {
+    slots: 40,
+    connections: 1000,
+    requests: 64,
+    completions: 128,
+    buffers: 8,
+    buffer_bytes: 512,
+};
+
+fn ring(config: RingConfig) -> (KernelRing, SocketAddr) {
+    let waker = Waker::new().expect("an eventfd");
+    let mut ring = KernelRing::new(config, waker).expect("a ring");
+    let listener = Listener::tcp("127.0.0.1:0".parse().expect("an address")).expect("a port");
+    let address = listener.address().expect("a TCP listener has an address");
+    ring.listen(listener);
+    (ring, address)
+}
+
+/// Runs an echo server until `clients` connections have come and gone; returns what was seen.
+fn echo_until(ring: &mut KernelRing, clients: usize) -> (usize, usize, Vec<u32>) {
+    let (mut closed, mut most_rings, mut indexes) = (0, 0, Vec::new());
+    while closed < clients {
+        let mut replies = Vec::new();
+        let mut ends = Vec::new();
+        ring.reap(&mut |event| match event {
+            Event::Accepted { conn, .. } => indexes.push(conn.index),
+            Event::Received { conn, bytes } => replies.push((conn, bytes.to_vec())),
+            Event::Ended { conn, .. } => ends.push(conn),
+            Event::Closed { .. } => closed += 1,
+            Event::Sent { slice, result, .. } => assert_eq!(result, Ok(slice.len())),
+            Event::Connected { .. } => unreachable!("nobody connects from here"),
+        });
+        for (conn, bytes) in replies {
+            ring.send(conn, SendSlice::from_vec(bytes));
+        }
+        ends.into_iter().for_each(|conn| ring.close(conn));
+        ring.submit();
+        most_rings = most_rings.max(ring.rings());
+        if closed < clients {
+            ring.wait(Duration::from_secs(10));
+        }
+    }
+    (closed, most_rings, indexes)
+}
+
+#[test]
+fn more_connections_than_one_table_holds_are_echoed_on_several_rings() {
+    const CLIENTS: usize = 100;
+    let (mut ring, address) = ring(CONFIG);
+    let clients = std::thread::spawn(move || {
+        let mut all: Vec<_> =
+            (0..CLIENTS).map(|_| TcpStream::connect(address).expect("a connection")).collect();
+        for (number, client) in all.iter_mut().enumerate() {
+            client.write_all(&(number as u64).to_le_bytes()).expect("written");
+        }
+        for (number, client) in all.iter_mut().enumerate() {
+            let mut reply = [0; 8];
+            client.read_exact(&mut reply).expect("an echo");
+            assert_eq!(u64::from_le_bytes(reply), number as u64);
+        }
+    });
+    let (closed, rings, indexes) = echo_until(&mut ring, CLIENTS);
+    clients.join().expect("the clients are content");
+    assert_eq!((closed, indexes.len()), (CLIENTS, CLIENTS));
+    assert!(rings > 1, "40 slots do not hold 100 connections, yet there is one ring");
+    assert_eq!(ring.connections(), 0);
+}
+
+#[test]
+fn a_slot_is_used_again_under_another_generation() {
+    let (mut ring, address) = ring(CONFIG);
+    let clients = std::thread::spawn(move || {
+        for _ in 0..100 {
+            let mut client = TcpStream::connect(address).expect("a connection");
+            client.write_all(b"again").expect("written");
+            client.read_exact(&mut [0; 5]).expect("an echo");
+        }
+    });
+    let (_, rings, mut indexes) = echo_until(&mut ring, 100);
+    clients.join().expect("the clients are content");
+    indexes.sort_unstable();
+    indexes.dedup();
+    assert_eq!(rings, 1, "one at a time fits one table");
+    assert!(indexes.len() < 100, "slots were used again");
+}
+
+#[test]
+fn a_close_ends_what_is_in_flight() {
+    let (mut ring, address) = ring(CONFIG);
+    let mut client = TcpStream::connect(address).expect("a connection");
+    let mut closed = false;
+    let mut stuck = None;
+    while !closed {
+        let mut accepted = None;
+        let mut sent = None;
+        ring.reap(&mut |event| match event {
+            Event::Accepted { conn, .. } => accepted = Some(conn),
+            Event::Sent { conn, slice, result } => sent = Some((conn, slice.len(), result)),
+            Event::Closed { .. } => closed = true,
+            Event::Received { .. } | Event::Ended { .. } | Event::Connected { .. } => {}
+        });
+        if let Some(conn) = accepted {
+            ring.send(conn, SendSlice::from_vec(vec![7; 64 << 20]));
+        }
+        if let Some((conn, len, Ok(count))) = sent {
+            assert!(count < len, "nobody reads, so not everything is taken");
+            ring.send(conn, SendSlice::from_vec(vec![7; 64 << 20]));
+            ring.submit();
+            stuck = Some(conn);
+        }
+        if let Some(conn) = stuck.take() {
+            ring.close(conn);
+        }
+        ring.submit();
+        if !closed {
+            ring.wait(Duration::from_secs(10));
+        }
+    }
+    let mut rest = Vec::new();
+    let _ = client.read_to_end(&mut rest);
+    assert!(!rest.is_empty() && rest.iter().all(|byte| *byte == 7));
+}
