@@ -197,13 +197,10 @@ impl DataRing {
         });
         let place = &mut *self.addresses[address as usize];
         place.len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-        let entry = opcode::Accept::new(
-            Fd(fd),
-            (&raw mut place.storage).cast(),
-            &raw mut place.len,
-        )
-        .file_index(Some(DestinationSlot::auto_target()))
-        .build();
+        let entry =
+            opcode::Accept::new(Fd(fd), (&raw mut place.storage).cast(), &raw mut place.len)
+                .file_index(Some(DestinationSlot::auto_target()))
+                .build();
         self.accepting += 1;
         self.push(entry.user_data(Op::Accept.tag(listener as u32, address)));
     }
@@ -286,10 +283,8 @@ impl DataRing {
 
     fn close_when_quiet(&mut self, slot: u32) {
         let state = &self.slots[slot as usize];
-        let quiet = !state.receiving
-            && state.sending.is_none()
-            && !state.finishing
-            && !state.shutting_down;
+        let quiet =
+            !state.receiving && state.sending.is_none() && !state.finishing && !state.shutting_down;
         if state.closing && quiet {
             let generation = state.generation;
             let entry = opcode::Close::new(Fixed(slot)).build();
@@ -441,13 +436,7 @@ impl DataRing {
         }
     }
 
-    fn received(
-        &mut self,
-        slot: u32,
-        result: i32,
-        flags: u32,
-        sink: &mut dyn FnMut(Event<'_>),
-    ) {
+    fn received(&mut self, slot: u32, result: i32, flags: u32, sink: &mut dyn FnMut(Event<'_>)) {
         let conn = self.conn(slot);
         let closing = self.slots[slot as usize].closing;
         let more = cqueue::more(flags);

@@ -133,11 +133,7 @@ impl KernelRing {
     }
 
     /// Connects to `remote`, from `local` when it is given.
-    pub fn connect(
-        &mut self,
-        local: Option<SocketAddr>,
-        remote: SocketAddr,
-    ) -> io::Result<ConnId> {
+    pub fn connect(&mut self, local: Option<SocketAddr>, remote: SocketAddr) -> io::Result<ConnId> {
         let socket = Socket::new(Domain::for_address(remote), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_tcp_nodelay(true)?;
         if let Some(local) = local {

@@ -88,9 +88,7 @@ impl Drop for Segment {
     fn drop(&mut self) {
         // SAFETY: pointer, length and capacity are those of the Vec taken apart in `own`; bytes up
         // to `len` are initialised.
-        drop(unsafe {
-            Vec::from_raw_parts(self.bytes.as_ptr(), self.len.get(), self.capacity)
-        });
+        drop(unsafe { Vec::from_raw_parts(self.bytes.as_ptr(), self.len.get(), self.capacity) });
     }
 }
 
@@ -134,6 +132,12 @@ impl SendSlice {
     pub fn skip(&self, count: usize) -> Self {
         let start = (self.start as usize + count).min(self.end as usize);
         Self::new(Rc::clone(&self.segment), start, self.end as usize)
+    }
+
+    /// Its first `count` bytes.
+    pub fn first(&self, count: usize) -> Self {
+        let end = (self.start as usize + count).min(self.end as usize);
+        Self::new(Rc::clone(&self.segment), self.start as usize, end)
     }
 
     pub(crate) fn as_ptr(&self) -> *const u8 {

@@ -54,10 +54,7 @@ impl<'a> Reader<'a> {
 
     /// The next `count` bytes.
     pub fn take(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
-        let (taken, rest) = self
-            .0
-            .split_at_checked(count)
-            .ok_or(DecodeError::Truncated)?;
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(DecodeError::Truncated)?;
         self.0 = rest;
         Ok(taken)
     }
@@ -69,11 +66,7 @@ impl<'a> Reader<'a> {
 
     /// Fails when a byte is left.
     pub fn finish(self) -> Result<(), DecodeError> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(DecodeError::Trailing(self.0.len()))
-        }
+        if self.0.is_empty() { Ok(()) } else { Err(DecodeError::Trailing(self.0.len())) }
     }
 }
 
@@ -126,11 +119,7 @@ impl<'a> Field<'a> for Tail<'a> {
         let bytes = reader.rest();
         let max = limits::PAYLOAD_BYTES_MAX;
         if bytes.len() > max {
-            return Err(DecodeError::TooMany {
-                what: "payload",
-                count: bytes.len(),
-                max,
-            });
+            return Err(DecodeError::TooMany { what: "payload", count: bytes.len(), max });
         }
         Ok(Self(bytes))
     }
@@ -147,16 +136,10 @@ impl<'a, const MAX: usize> Field<'a> for Text<'a, MAX> {
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let count = u16::read(reader)? as usize;
         if count > MAX {
-            return Err(DecodeError::TooMany {
-                what: "text",
-                count,
-                max: MAX,
-            });
+            return Err(DecodeError::TooMany { what: "text", count, max: MAX });
         }
         let bytes = reader.take(count)?;
-        simdutf8::basic::from_utf8(bytes)
-            .map(Self)
-            .map_err(|_| DecodeError::NotUtf8)
+        simdutf8::basic::from_utf8(bytes).map(Self).map_err(|_| DecodeError::NotUtf8)
     }
     /// A text over the limit is cut at a character: what we say must always be decodable.
     fn write(&self, out: &mut Vec<u8>) {
@@ -202,10 +185,7 @@ impl<'a, T: Field<'a> + Copy, const MAX: usize> List<'a, T, MAX> {
             Items::Wire { bytes, .. } => (&[][..], Reader::new(bytes)),
             Items::Slice(items) => (items, Reader::new(&[])),
         };
-        slice
-            .iter()
-            .copied()
-            .chain(std::iter::from_fn(move || T::read(&mut reader).ok()))
+        slice.iter().copied().chain(std::iter::from_fn(move || T::read(&mut reader).ok()))
     }
 }
 
@@ -220,11 +200,7 @@ impl<'a, T: Field<'a> + Copy, const MAX: usize> Field<'a> for List<'a, T, MAX> {
     fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let count = u16::read(reader)? as usize;
         if count > MAX {
-            return Err(DecodeError::TooMany {
-                what: "list",
-                count,
-                max: MAX,
-            });
+            return Err(DecodeError::TooMany { what: "list", count, max: MAX });
         }
         let start = reader.0;
         for _ in 0..count {
@@ -258,9 +234,6 @@ mod tests {
         let list = List::<u64, 4>::read(&mut reader).expect("a whole list");
         assert_eq!(list.iter().collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!(reader.finish(), Ok(()));
-        assert!(
-            List::<u64, 2>::read(&mut Reader::new(&out)).is_err(),
-            "three items, two allowed"
-        );
+        assert!(List::<u64, 2>::read(&mut Reader::new(&out)).is_err(), "three items, two allowed");
     }
 }

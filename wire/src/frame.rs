@@ -29,10 +29,7 @@ pub fn peek(bytes: &[u8], body_bytes_max: usize) -> Result<Option<usize>, Decode
     };
     let body = u32::from_le_bytes(*head) as usize;
     if body > body_bytes_max {
-        return Err(DecodeError::FrameTooLong {
-            bytes: body,
-            max: body_bytes_max,
-        });
+        return Err(DecodeError::FrameTooLong { bytes: body, max: body_bytes_max });
     }
     Ok(Some(FRAME_HEADER_BYTES + body))
 }
@@ -49,10 +46,7 @@ pub fn split<'a>(
         return Ok(None);
     };
     *bytes = rest;
-    Ok(Some(RawFrame {
-        kind: frame[4],
-        body: &frame[FRAME_HEADER_BYTES..],
-    }))
+    Ok(Some(RawFrame { kind: frame[4], body: &frame[FRAME_HEADER_BYTES..] }))
 }
 
 /// Appends a frame of `kind` whose body `write` appends.
@@ -78,22 +72,13 @@ mod tests {
             assert_eq!(bytes.len(), cut, "nothing was taken");
         }
         let mut bytes = &frame[..];
-        assert_eq!(
-            split(&mut bytes, 16),
-            Ok(Some(RawFrame {
-                kind: 7,
-                body: b"abc"
-            }))
-        );
+        assert_eq!(split(&mut bytes, 16), Ok(Some(RawFrame { kind: 7, body: b"abc" })));
         assert!(bytes.is_empty());
     }
 
     #[test]
     fn a_length_over_the_limit_is_refused_at_its_fourth_byte() {
-        let too_long = DecodeError::FrameTooLong {
-            bytes: u32::MAX as usize,
-            max: 16,
-        };
+        let too_long = DecodeError::FrameTooLong { bytes: u32::MAX as usize, max: 16 };
         assert_eq!(peek(&[0xff; 4], 16), Err(too_long));
     }
 }

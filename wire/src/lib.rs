@@ -9,6 +9,8 @@ pub mod boundary;
 pub mod client;
 pub mod codec;
 pub mod frame;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod limits;
 mod messages;
 pub mod server;

@@ -7,7 +7,9 @@ macro_rules! messages {
         pub enum $name:ident<'a> {
             $(
                 $(#[$doc:meta])*
-                $kind:literal => $variant:ident { $( $(#[$field_doc:meta])* $field:ident: $ty:ty, )* }
+                $kind:literal => $variant:ident {
+                    $( $(#[$field_doc:meta])* $field:ident: $ty:ty, )*
+                }
             )*
         }
     ) => {
@@ -18,6 +20,10 @@ macro_rules! messages {
         }
 
         impl<'a> $name<'a> {
+            /// Every kind of this direction and its name, in the order of the table.
+            pub const KINDS: &'static [(u8, &'static str)] =
+                &[ $( ($kind, stringify!($variant)), )* ];
+
             /// Reads the message that a frame holds; its fields borrow from the frame.
             #[inline]
             pub fn decode(frame: $crate::frame::RawFrame<'a>)
@@ -65,7 +71,10 @@ pub(crate) use messages;
 
 /// Declares a struct that is itself a field: its fields in order.
 macro_rules! record {
-    ($(#[$doc:meta])* pub struct $name:ident { $( $(#[$field_doc:meta])* $field:ident: $ty:ty, )* }) => {
+    (
+        $(#[$doc:meta])*
+        pub struct $name:ident { $( $(#[$field_doc:meta])* $field:ident: $ty:ty, )* }
+    ) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct $name { $( $(#[$field_doc])* pub $field: $ty, )* }
@@ -86,7 +95,12 @@ pub(crate) use record;
 
 /// Declares an enum that travels as one integer and refuses values that it does not know.
 macro_rules! code {
-    ($(#[$doc:meta])* pub enum $name:ident: $int:ty { $( $(#[$value_doc:meta])* $variant:ident = $value:literal, )* }) => {
+    (
+        $(#[$doc:meta])*
+        pub enum $name:ident: $int:ty {
+            $( $(#[$value_doc:meta])* $variant:ident = $value:literal, )*
+        }
+    ) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr($int)]

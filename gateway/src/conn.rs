@@ -1,0 +1,296 @@
+//! One connection: what is known of the peer, and what is on its way to and from it.
+
+use std::collections::VecDeque;
+
+use barrage_sys::{ConnId, SLOT_BITS, SendSlice};
+use barrage_wire::server::CLASSES;
+use barrage_wire::upstream::PublishReply;
+use barrage_wire::ws::{self, Inbound};
+use smallvec::SmallVec;
+
+use crate::room_log::Transport;
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A client over TCP or WebSocket.
+    Client(Transport),
+    /// An upstream service.
+    Upstream,
+}
+
+/// Where a connection is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The slot is not in use.
+    Free,
+    /// The WebSocket handshake is not finished.
+    Handshake,
+    /// HELLO has not come.
+    Hello,
+    /// HELLO was answered.
+    Open,
+    /// What is queued goes out, and then no more.
+    Closing,
+    /// All is sent; the peer is to close.
+    Finishing,
+    /// The ring was asked to close it.
+    Gone,
+}
+
+/// What the send in flight carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flight {
+    /// There is none.
+    None,
+    /// Frames for this connection alone.
+    Outbox,
+    /// Frames of a room's log.
+    Room {
+        /// The room's local index.
+        room: u32,
+        /// How many.
+        frames: u32,
+    },
+    /// Frames of a room that was left meanwhile.
+    LeftRoom,
+}
+
+/// A place in a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// The room's local index.
+    pub room: u32,
+    /// The member's index there.
+    pub member: u32,
+}
+
+/// See the module. A million of these are held, so what is seldom there is behind a pointer.
+pub struct Conn {
+    pub user: u64,
+    pub device: u64,
+    pub address: u128,
+    pub outbox: Option<Box<Outbox>>,
+    pub input: Option<Box<Input>>,
+    pub upstream: Option<Box<Upstream>>,
+    /// The app comes first, then rooms in the order they were joined in.
+    pub rooms: SmallVec<[Membership; 2]>,
+    pub flight: Flight,
+    pub generation: u32,
+    pub app: u32,
+    /// The tick at which something was last heard.
+    pub heard: u32,
+    /// The tick at which the phase began.
+    pub since: u32,
+    /// The tick at which the send in flight began.
+    pub sent: u32,
+    /// Frames heard in the second of `heard`.
+    pub frames_this_second: u16,
+    pub port: u16,
+    pub platform: u8,
+    pub phase: Phase,
+    pub role: Role,
+    /// It is on the shard's ready list.
+    pub ready: bool,
+}
+
+const _: () = assert!(size_of::<Conn>() <= 144, "a million connections hold one each");
+
+impl Conn {
+    fn free() -> Self {
+        Self {
+            user: 0,
+            device: 0,
+            address: 0,
+            outbox: None,
+            input: None,
+            upstream: None,
+            rooms: SmallVec::new(),
+            flight: Flight::None,
+            generation: 0,
+            app: 0,
+            heard: 0,
+            since: 0,
+            sent: 0,
+            frames_this_second: 0,
+            port: 0,
+            platform: 0,
+            phase: Phase::Free,
+            role: Role::Upstream,
+            ready: false,
+        }
+    }
+
+    /// A connection that has just been accepted.
+    pub fn accepted(generation: u32, role: Role, now: u32) -> Self {
+        let phase = match role {
+            Role::Client(Transport::WebSocket) => Phase::Handshake,
+            Role::Client(Transport::Tcp) | Role::Upstream => Phase::Hello,
+        };
+        Self { generation, role, phase, heard: now, since: now, ..Self::free() }
+    }
+
+    /// It is no longer a member there. A send in flight goes on, and counts for nobody.
+    pub fn left(&mut self, gone: Membership) {
+        self.rooms.retain(|membership| *membership != gone);
+        if matches!(self.flight, Flight::Room { room, .. } if room == gone.room) {
+            self.flight = Flight::LeftRoom;
+        }
+    }
+
+    /// Its membership of a room.
+    pub fn membership_in(&mut self, room: u32) -> Option<&mut Membership> {
+        self.rooms.iter_mut().find(|membership| membership.room == room)
+    }
+
+    /// How its frames travel.
+    pub fn transport(&self) -> Transport {
+        match self.role {
+            Role::Client(transport) => transport,
+            Role::Upstream => Transport::Tcp,
+        }
+    }
+
+    /// Queues one encoded frame.
+    pub fn push(&mut self, frame: &[u8]) {
+        let websocket = self.transport() == Transport::WebSocket;
+        let outbox = self.outbox.get_or_insert_default();
+        if websocket {
+            let (header, used) = ws::server_header(frame.len());
+            outbox.bytes.extend_from_slice(&header[..used]);
+        }
+        outbox.bytes.extend_from_slice(frame);
+    }
+
+    /// Queues bytes as they are.
+    pub fn push_raw(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.outbox.get_or_insert_default().bytes);
+    }
+
+    /// Bytes that wait to be sent to it alone.
+    pub fn outbox_bytes(&self) -> usize {
+        self.outbox.as_ref().map_or(0, |outbox| outbox.len())
+    }
+
+    /// Whether HELLO was answered and nothing has ended it.
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// Whether the peer's bytes still matter.
+    pub fn is_heard(&self) -> bool {
+        matches!(self.phase, Phase::Handshake | Phase::Hello | Phase::Open)
+    }
+}
+
+/// Frames for one connection alone.
+#[derive(Default)]
+pub struct Outbox {
+    /// What a short send has left; it goes before everything else.
+    pub rest: Option<SendSlice>,
+    pub bytes: Vec<u8>,
+    /// Messages for the user or the app that were left out and not declared yet, per class.
+    pub shed: [u32; CLASSES],
+}
+
+impl Outbox {
+    fn len(&self) -> usize {
+        self.bytes.len() + self.rest.as_ref().map_or(0, SendSlice::len)
+    }
+
+    /// What to send next.
+    pub fn take(&mut self) -> SendSlice {
+        self.rest.take().unwrap_or_else(|| SendSlice::from_vec(std::mem::take(&mut self.bytes)))
+    }
+
+    /// Whether nothing is left to be sent or declared.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0 && self.shed == [0; CLASSES]
+    }
+}
+
+/// A frame, or a WebSocket message, that is not all there yet.
+#[derive(Default)]
+pub struct Input {
+    pub bytes: Vec<u8>,
+    pub fragments: Inbound,
+    /// The tick at which it began.
+    pub since: u32,
+}
+
+/// What is known of an upstream.
+#[derive(Default)]
+pub struct Upstream {
+    pub name: String,
+    /// Publishes without an answer.
+    pub outstanding: u32,
+    /// Answers that were not sent yet.
+    pub replies: VecDeque<PublishReply>,
+    /// Credits to be given back without an answer.
+    pub silent: u32,
+    /// Left out because it does not read, not declared yet.
+    pub events_lost: u64,
+    pub uplinks_lost: u64,
+    pub subscribed: bool,
+}
+
+/// All connections of a shard, by ring and slot.
+#[derive(Default)]
+pub struct Conns {
+    rings: Vec<Vec<Conn>>,
+    slots: usize,
+}
+
+impl Conns {
+    /// Places for connections on rings of so many slots. Memory is touched as it is used.
+    pub fn new(slots: u32) -> Self {
+        Self { rings: Vec::new(), slots: slots as usize }
+    }
+
+    /// A connection that was accepted.
+    pub fn insert(&mut self, id: ConnId, conn: Conn) {
+        while self.rings.len() <= id.ring() {
+            self.rings.push(Vec::with_capacity(self.slots));
+        }
+        let ring = &mut self.rings[id.ring()];
+        while ring.len() <= id.slot() {
+            ring.push(Conn::free());
+        }
+        ring[id.slot()] = conn;
+    }
+
+    /// Frees the place of a connection.
+    pub fn remove(&mut self, id: ConnId) {
+        if let Some(conn) = self.find(id) {
+            *conn = Conn::free();
+        }
+    }
+
+    /// The connection, if it is still that one.
+    pub fn find(&mut self, id: ConnId) -> Option<&mut Conn> {
+        let conn = self.rings.get_mut(id.ring())?.get_mut(id.slot())?;
+        (conn.generation == id.generation && conn.phase != Phase::Free).then_some(conn)
+    }
+
+    /// The connection at an index that is known to be in use.
+    pub fn at(&mut self, index: u32) -> &mut Conn {
+        let slot = index & ((1 << SLOT_BITS) - 1);
+        &mut self.rings[(index >> SLOT_BITS) as usize][slot as usize]
+    }
+
+    /// The name of the connection at an index that is known to be in use.
+    pub fn id(&mut self, index: u32) -> ConnId {
+        ConnId { index, generation: self.at(index).generation }
+    }
+
+    /// Every connection in use.
+    pub fn ids(&self) -> impl Iterator<Item = ConnId> {
+        self.rings.iter().enumerate().flat_map(|(ring, slots)| {
+            let used = slots.iter().enumerate().filter(|(_, conn)| conn.phase != Phase::Free);
+            used.map(move |(slot, conn)| ConnId {
+                index: ConnId::index_of(ring, slot),
+                generation: conn.generation,
+            })
+        })
+    }
+}

@@ -1,0 +1,90 @@
+//! The control plane: one ordinary thread that serves health and metrics and hears signals. It asks
+//! shards by mail and never touches their memory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use tokio::net::TcpListener;
+
+use crate::host::{Ask, Handle};
+use crate::metrics::{self, Metrics};
+
+/// How long a shard may take to answer; a step takes a millisecond or two.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+
+/// What pages are made of.
+#[derive(Clone)]
+struct Pages {
+    shards: Arc<[Handle]>,
+    draining: Arc<AtomicBool>,
+}
+
+/// Serves HTTP on `listener` until `drain` completes; then tells the shards to say goodbye.
+pub async fn run(
+    listener: std::net::TcpListener,
+    shards: Vec<Handle>,
+    drain: impl Future<Output = ()>,
+) -> Result<()> {
+    listener.set_nonblocking(true).context("the HTTP listener")?;
+    let listener = TcpListener::from_std(listener).context("the HTTP listener")?;
+    let pages = Pages { shards: shards.into(), draining: Arc::default() };
+    let router = Router::new()
+        .route("/healthz", get(healthz))
+        .route("/metrics", get(metrics_page))
+        .with_state(pages.clone());
+    tokio::select! {
+        served = async { axum::serve(listener, router).await } => served.context("serving HTTP")?,
+        () = drain => {}
+    }
+    pages.draining.store(true, Ordering::Relaxed);
+    for shard in pages.shards.iter() {
+        shard.ask(Ask::Drain);
+    }
+    Ok(())
+}
+
+async fn healthz(State(pages): State<Pages>) -> impl IntoResponse {
+    if pages.draining.load(Ordering::Relaxed) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
+    }
+    let asked = pages.shards.len();
+    let answered = ask_all(&pages.shards).await.len();
+    if answered == asked {
+        (StatusCode::OK, "ok\n".to_owned())
+    } else {
+        let text = format!("{} of {asked} shards do not answer\n", asked - answered);
+        (StatusCode::SERVICE_UNAVAILABLE, text)
+    }
+}
+
+async fn metrics_page(State(pages): State<Pages>) -> impl IntoResponse {
+    let shards = ask_all(&pages.shards).await;
+    let content = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+    (content, metrics::render(&shards))
+}
+
+/// The numbers of all shards that answer in time.
+async fn ask_all(shards: &[Handle]) -> Vec<(usize, Metrics)> {
+    let mut answers = Vec::new();
+    for shard in shards {
+        let (to, answer) = crossbeam_channel::bounded(1);
+        if shard.ask(Ask::Metrics(to)) {
+            answers.push((shard.core, answer));
+        }
+    }
+    let wait = tokio::task::spawn_blocking(move || {
+        let until = std::time::Instant::now() + ANSWER_MAX;
+        let received = answers.into_iter().filter_map(|(core, answer)| {
+            answer.recv_deadline(until).ok().map(|metrics| (core, metrics))
+        });
+        received.collect()
+    });
+    wait.await.unwrap_or_default()
+}

@@ -1,0 +1,24 @@
+//! The gateway: one shard per core holds connections and rooms and shares no memory with any other.
+//!
+//! Start at [`shard`]: its `step` is everything that a core can do. `ARCHITECTURE.md` has the
+//! picture.
+#![forbid(unsafe_code)]
+#![allow(missing_docs, reason = "a program's parts, not a library for others")]
+
+pub mod auth;
+pub mod config;
+mod conn;
+mod control;
+mod directory;
+mod host;
+pub mod limits;
+mod local_room;
+mod mail;
+mod metrics;
+mod refusal;
+mod room_log;
+pub mod server;
+mod shard;
+mod startup;
+mod uplink;
+mod wheel;

@@ -1,0 +1,110 @@
+//! Every capacity of the gateway, by name, and the memory that they add up to.
+
+use std::time::Duration;
+
+use barrage_router::HistoryLimits;
+use barrage_sys::RingConfig;
+use barrage_wire::limits::{CLIENT_BODY_BYTES_MAX, SERVER_BODY_BYTES_MAX, UPSTREAM_BODY_BYTES_MAX};
+use barrage_wire::ws::SERVER_HEADER_BYTES_MAX;
+use barrage_wire::{FRAME_HEADER_BYTES, limits::WS_MESSAGE_BYTES_MAX};
+
+/// Connections of all shards together, unless configured.
+pub const CONNECTIONS_DEFAULT: u32 = 2_000_000;
+/// Connections that a shard takes over its limit only to tell them that it is full.
+pub const CONNECTIONS_SPARE: u32 = 1024;
+/// Rooms that one connection may be a member of.
+pub const ROOMS_PER_CONNECTION_MAX: usize = 64;
+/// Frames that a client may send in one second, unless configured.
+pub const CLIENT_FRAMES_PER_SECOND_DEFAULT: u32 = 1000;
+/// Publishes that an upstream may have unanswered.
+pub const UPSTREAM_CREDITS: u32 = 16_384;
+/// Upstream subscribers of the whole gateway.
+pub const SUBSCRIBERS_MAX: usize = 1024;
+/// Idempotency keys that one home shard remembers.
+pub const IDEMPOTENCY_KEYS_MAX: usize = 65_536;
+
+/// A client that has said nothing for this long is asked to ping.
+pub const HEARTBEAT: Duration = Duration::from_secs(120);
+/// A client that has said nothing for this long is closed: two heartbeats, and some slack.
+pub const IDLE_MAX: Duration = Duration::from_secs(270);
+/// From accept to HELLO, the WebSocket handshake included.
+pub const HELLO_MAX: Duration = Duration::from_secs(10);
+/// From a frame's first byte to its last.
+pub const FRAME_MAX: Duration = Duration::from_secs(10);
+/// A send that has moved nothing for this long ends the connection.
+pub const SEND_STALL_MAX: Duration = Duration::from_secs(30);
+/// How long the peer has to close after our last frame.
+pub const LINGER_MAX: Duration = Duration::from_secs(2);
+/// How long a drain may take before what is left is cut.
+pub const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// Bytes that may wait for one client outside of room logs.
+pub const CLIENT_OUTBOX_BYTES_MAX: usize = 256 * 1024;
+/// Bytes that may wait for one upstream.
+pub const UPSTREAM_OUTBOX_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Bytes of a room log's pieces: the first one of a quiet room, and those of a busy one.
+pub const PIECE_BYTES_SMALL: usize = 4 * 1024;
+/// See `PIECE_BYTES_SMALL`.
+pub const PIECE_BYTES: usize = 64 * 1024;
+/// Pieces that a shard keeps for reuse.
+pub const PIECES_POOLED_MAX: usize = 256;
+/// Bytes of one room's log per transport; who is further behind loses what may be dropped.
+pub const LOG_WINDOW_BYTES: usize = 1024 * 1024;
+/// Bytes of all room logs of a shard; over it, a log keeps only its newest piece.
+pub const LOGS_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// Messages behind the window whose class is still known, so that a shed count is exact.
+pub const LOG_CLASSES_MAX: usize = 65_536;
+/// Bytes of never-drop frames that a room log keeps for members behind the window.
+pub const LOG_KEPT_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of one send. More would only wait in the socket, where it cannot be shed any more.
+pub const SEND_BYTES_MAX: usize = PIECE_BYTES;
+/// Sends of one room before anything else gets its turn.
+pub const CHUNK_SENDS: usize = 256;
+/// Members looked at for one chunk: a walk over members that need nothing is cut too.
+pub const CHUNK_VISITS: usize = 8192;
+/// Connections served from the ready list in one step.
+pub const READY_MAX: usize = 1024;
+
+/// What a room remembers in memory.
+pub const HISTORY: HistoryLimits = HistoryLimits { frames_max: 256, bytes_max: 256 * 1024 };
+
+/// Mail in one queue between two shards.
+pub const MAIL_QUEUE_MAX: usize = 16_384;
+/// Mail taken from one shard before the next gets its turn.
+pub const MAIL_BATCH: usize = 1024;
+/// Mail that waits for a full queue before new messages for that shard are refused.
+pub const MAIL_SPILL_MAX: usize = 16_384;
+
+/// A shard's clock for time-outs.
+pub const TICK: Duration = Duration::from_millis(100);
+
+const _: () = assert!(
+    SERVER_BODY_BYTES_MAX + FRAME_HEADER_BYTES + SERVER_HEADER_BYTES_MAX <= PIECE_BYTES,
+    "one piece holds the largest frame"
+);
+const _: () = assert!(2 * PIECE_BYTES <= LOG_WINDOW_BYTES, "a window is more than one piece");
+const _: () = assert!(
+    LOG_KEPT_BYTES_MAX <= CLIENT_OUTBOX_BYTES_MAX,
+    "what a log keeps for a slow reader fits its outbox"
+);
+const _: () = assert!(CLIENT_BODY_BYTES_MAX + FRAME_HEADER_BYTES <= INPUT_BYTES_MAX);
+const _: () = assert!(UPSTREAM_BODY_BYTES_MAX + FRAME_HEADER_BYTES <= INPUT_BYTES_MAX);
+const _: () = assert!(HEARTBEAT.as_secs() * 2 < IDLE_MAX.as_secs());
+
+/// Bytes of an unfinished frame, WebSocket framing included.
+pub const INPUT_BYTES_MAX: usize = WS_MESSAGE_BYTES_MAX + 1024 + RECV_BUFFER_BYTES;
+/// Bytes that one receive brings at most.
+pub const RECV_BUFFER_BYTES: usize = 4096;
+
+/// The data rings of one shard that may hold `connections`.
+pub fn ring_config(connections: u32, open_files: u64) -> RingConfig {
+    RingConfig {
+        slots: RingConfig::slots_under(open_files).min(connections + CONNECTIONS_SPARE),
+        connections: connections + CONNECTIONS_SPARE,
+        requests: 512,
+        completions: 4096,
+        buffers: 128,
+        buffer_bytes: RECV_BUFFER_BYTES,
+    }
+}

@@ -1,0 +1,279 @@
+//! A room's members on one shard, and the walk that serves them.
+//!
+//! The walk is circular: it goes from member to member for as long as somebody may want something,
+//! and gives each everything up to the head of that moment. A message is on its way as soon as the
+//! walk comes by, not when a pass ends; under load each visit carries more.
+
+use barrage_router::RoomKey;
+
+use crate::room_log::{Pieces, RoomLog};
+
+/// A member is the next message that it wants.
+#[derive(Clone, Copy, Debug)]
+pub struct Member {
+    /// Everything before it was sent.
+    pub next: u64,
+    /// The connection's index.
+    pub conn: u32,
+}
+
+/// See the module.
+pub struct LocalRoom {
+    /// Which room.
+    pub key: RoomKey,
+    /// Its short name; 0 for an app's room of all its connections.
+    pub alias: u32,
+    /// Its recent frames.
+    pub log: RoomLog,
+    members: Vec<Member>,
+    /// Members that do not have everything.
+    behind: usize,
+    /// Where the walk is, and how many members it still has to visit.
+    walk: usize,
+    left: usize,
+    /// Members visited since the log was trimmed, and the least that any of them wanted.
+    visited: usize,
+    wanted: u64,
+    /// The most urgent class that waits, and whether the room is in that class's queue.
+    urgency: usize,
+    queued: bool,
+    /// It has used its share of the core for now.
+    resting: bool,
+}
+
+impl LocalRoom {
+    /// A room without members whose newest message is `head`.
+    pub fn new(key: RoomKey, alias: u32, head: u64) -> Self {
+        Self {
+            key,
+            alias,
+            log: RoomLog::new(head),
+            members: Vec::new(),
+            behind: 0,
+            walk: 0,
+            left: 0,
+            visited: 0,
+            wanted: u64::MAX,
+            urgency: usize::MAX,
+            queued: false,
+            resting: false,
+        }
+    }
+
+    /// How many members it has here.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// A new member that wants what comes next; returns its index.
+    pub fn join(&mut self, conn: u32) -> u32 {
+        self.members.push(Member { next: self.log.head() + 1, conn });
+        self.members.len() as u32 - 1
+    }
+
+    /// Removes a member. The last one takes its index: returns that one's connection.
+    pub fn leave(&mut self, member: u32, pieces: &mut Pieces) -> Option<u32> {
+        let gone = self.members.swap_remove(member as usize);
+        if gone.next <= self.log.head() {
+            self.one_less_behind(pieces);
+        }
+        // The walk may have passed the place that the last one had, and not the one it has now.
+        if self.left > 0 {
+            self.left = self.members.len();
+        }
+        self.walk = if self.walk >= self.members.len() { 0 } else { self.walk };
+        (self.visited, self.wanted) = (0, u64::MAX);
+        self.members.get(member as usize).map(|moved| moved.conn)
+    }
+
+    /// To be called when the log has grown: everybody is behind now.
+    pub fn grown(&mut self) {
+        self.behind = self.members.len();
+        self.left = self.members.len();
+    }
+
+    /// What a member wants next.
+    pub fn wants(&self, member: u32) -> u64 {
+        self.members[member as usize].next
+    }
+
+    /// A member's connection.
+    pub fn conn(&self, member: u32) -> u32 {
+        self.members[member as usize].conn
+    }
+
+    /// A member has everything before `next`.
+    pub fn advance(&mut self, member: u32, next: u64, pieces: &mut Pieces) {
+        let head = self.log.head();
+        let member = &mut self.members[member as usize];
+        debug_assert!(member.next <= next && next <= head + 1);
+        let was_behind = member.next <= head;
+        member.next = next;
+        if was_behind && next > head {
+            self.one_less_behind(pieces);
+        }
+    }
+
+    fn one_less_behind(&mut self, pieces: &mut Pieces) {
+        self.behind -= 1;
+        if self.behind == 0 {
+            self.log.clear(pieces);
+            self.left = 0;
+            (self.visited, self.wanted) = (0, u64::MAX);
+        }
+    }
+
+    /// Whether a member wants something that the walk will not bring.
+    pub fn is_late(&self, member: u32) -> bool {
+        let len = self.members.len();
+        let distance = (member as usize + len - self.walk) % len;
+        self.members[member as usize].next <= self.log.head() && distance >= self.left
+    }
+
+    /// The next member of the walk.
+    pub fn visit(&mut self, pieces: &mut Pieces) -> Option<(u32, Member)> {
+        if self.left == 0 {
+            return None;
+        }
+        self.left -= 1;
+        let index = self.walk;
+        let member = self.members[index];
+        self.walk = if index + 1 == self.members.len() { 0 } else { index + 1 };
+        self.wanted = self.wanted.min(member.next);
+        self.visited += 1;
+        if self.visited >= self.members.len() {
+            self.log.trim(self.wanted, pieces);
+            (self.visited, self.wanted) = (0, u64::MAX);
+        }
+        Some((index as u32, member))
+    }
+
+    /// Whether the walk has somewhere to go.
+    pub fn is_walking(&self) -> bool {
+        self.left > 0
+    }
+
+    /// A frame of this urgency waits. Says which queue the room is to be put in, if it is not in it.
+    pub fn urge(&mut self, urgency: usize) -> Option<usize> {
+        let queued_well = self.queued && self.urgency <= urgency;
+        self.urgency = self.urgency.min(urgency);
+        if queued_well || self.resting {
+            return None;
+        }
+        self.queued = true;
+        Some(self.urgency)
+    }
+
+    /// The room was taken from a queue. False when it had moved to a more urgent one.
+    pub fn unqueue(&mut self, queue: usize) -> bool {
+        let here = self.queued && self.urgency == queue;
+        if here {
+            self.queued = false;
+        }
+        here
+    }
+
+    /// What waits most urgently.
+    pub fn urgency(&self) -> usize {
+        self.urgency
+    }
+
+    /// Keeps the room out of the queues until it has rested.
+    pub fn rest(&mut self) {
+        self.resting = true;
+    }
+
+    /// It may be queued again; says which queue it is to be put in.
+    pub fn rested(&mut self) -> Option<usize> {
+        self.resting = false;
+        if self.is_walking() { self.urge(self.urgency) } else { None }
+    }
+
+    /// Nothing waits any more.
+    pub fn calm(&mut self) {
+        self.urgency = usize::MAX;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use barrage_router::{AppId, Class, Frame, RoomId};
+    use bytes::Bytes;
+
+    use crate::room_log::Transport;
+
+    fn room(members: u32) -> (LocalRoom, Pieces) {
+        let mut room = LocalRoom::new(RoomKey { app: AppId(1), room: RoomId(1) }, 1, 0);
+        room.log.serve(Transport::Tcp);
+        (0..members).for_each(|conn| assert_eq!(room.join(conn), conn));
+        (room, Pieces::default())
+    }
+
+    fn grow(room: &mut LocalRoom, pieces: &mut Pieces) {
+        let bytes = Bytes::from_static(b"message");
+        let frame = Frame { seq: room.log.head() + 1, class: Class::P3, never_drop: false, bytes };
+        room.log.append(&frame, pieces);
+        room.grown();
+    }
+
+    #[test]
+    fn a_message_in_the_middle_of_a_walk_takes_it_once_around() {
+        let (mut room, mut pieces) = room(4);
+        grow(&mut room, &mut pieces);
+        let mut visits = Vec::new();
+        for _ in 0..2 {
+            visits.extend(room.visit(&mut pieces).map(|(index, _)| index));
+        }
+        grow(&mut room, &mut pieces);
+        while let Some((index, member)) = room.visit(&mut pieces) {
+            visits.push(index);
+            room.advance(index, room.log.head() + 1, &mut pieces);
+            assert_eq!(member.conn, index);
+        }
+        assert_eq!(visits, [0, 1, 2, 3, 0, 1]);
+        assert_eq!(pieces.in_use(), 0, "everybody has everything");
+    }
+
+    #[test]
+    fn who_takes_a_leavers_place_is_not_passed_over() {
+        let (mut room, mut pieces) = room(4);
+        grow(&mut room, &mut pieces);
+        for _ in 0..2 {
+            let (index, _) = room.visit(&mut pieces).expect("a member");
+            room.advance(index, 2, &mut pieces);
+        }
+        assert_eq!(room.leave(0, &mut pieces), Some(3), "the last one moves to place 0");
+        let mut served = Vec::new();
+        while let Some((index, member)) = room.visit(&mut pieces) {
+            if member.next == 1 {
+                served.push(member.conn);
+                room.advance(index, 2, &mut pieces);
+            }
+        }
+        served.sort_unstable();
+        assert_eq!(served, [2, 3]);
+        assert!(!room.is_walking());
+    }
+
+    #[test]
+    fn a_member_that_the_walk_has_passed_is_late() {
+        let (mut room, mut pieces) = room(3);
+        grow(&mut room, &mut pieces);
+        room.visit(&mut pieces);
+        assert!(room.is_late(0), "the walk has been there");
+        assert!(!room.is_late(1) && !room.is_late(2), "the walk comes by");
+        room.advance(0, 2, &mut pieces);
+        assert!(!room.is_late(0), "it has everything");
+    }
+
+    #[test]
+    fn a_more_urgent_message_moves_the_room() {
+        let (mut room, _) = room(1);
+        assert_eq!(room.urge(3), Some(3));
+        assert_eq!(room.urge(3), None, "it is there already");
+        assert_eq!(room.urge(1), Some(1));
+        assert!(!room.unqueue(3), "the old place is stale");
+        assert!(room.unqueue(1));
+    }
+}

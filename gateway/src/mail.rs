@@ -1,0 +1,225 @@
+//! What shards say to each other, and the queues that carry it.
+//!
+//! There is one bounded queue per ordered pair of shards. A mail that finds its queue full waits in
+//! the sender's spill; while a spill is long, the sender refuses new messages for that shard, so
+//! that nothing which was admitted is ever lost on the way.
+
+use std::collections::VecDeque;
+
+use barrage_router::{Category, Cursor, Frame, Joined, RoomKey, ShardIndex, UserKey};
+use barrage_sys::{ConnId, Waker};
+use barrage_wire::server::{CloseReason, Code};
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+use crate::limits::{MAIL_QUEUE_MAX, MAIL_SPILL_MAX};
+use crate::uplink::Subscriber;
+
+/// A connection, seen from any shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnRef {
+    /// The shard that holds it.
+    pub shard: ShardIndex,
+    /// Its name there.
+    pub conn: ConnId,
+}
+
+/// Who waits for an answer, and to which request.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    /// The connection that asked.
+    pub at: ConnRef,
+    /// Its number for the request.
+    pub request: u32,
+    /// It did not ask for an answer.
+    pub silent: bool,
+}
+
+/// Collects the answers of several shards to one request.
+#[derive(Clone, Copy, Debug)]
+pub struct TallyId {
+    /// Where they are collected.
+    pub shard: ShardIndex,
+    /// Which collection.
+    pub index: u32,
+}
+
+/// A message that was not sequenced yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Head {
+    /// Its rules.
+    pub category: Category,
+    /// The application's own type.
+    pub kind: u16,
+    /// Not to be delivered after this, in milliseconds of the gateway's clock; 0: no limit.
+    pub expires_ms: u64,
+    /// 0: none.
+    pub idempotency_key: u128,
+}
+
+/// A message for users or a whole app, encoded once.
+#[derive(Clone, Debug)]
+pub struct Direct {
+    /// About the message.
+    pub head: Head,
+    /// The whole `ServerFrame::Direct`.
+    pub frame: Bytes,
+}
+
+/// Everything that one shard can say to another.
+#[derive(Debug)]
+pub enum Mail {
+    /// To a room's home: a connection wants to be a member.
+    Join { who: ConnRef, request: u32, key: RoomKey, cursor: Option<Cursor> },
+    /// From a room's home: it is counted, and frames after `joined.head` follow.
+    Joined { conn: ConnId, request: u32, key: RoomKey, joined: Joined },
+    /// To a room's home: a member on this shard is gone.
+    Leave { shard: ShardIndex, key: RoomKey },
+    /// To a room's home: something to be said there.
+    Publish { origin: Origin, key: RoomKey, head: Head, payload: Bytes },
+    /// From a room's home: the next frame.
+    Frame { alias: u32, frame: Frame },
+    /// To the shard of whoever published: how it ended.
+    Published { origin: Origin, code: Code, seq: u64 },
+    /// To a user's home: a connection has come.
+    UserOn { user: UserKey, who: ConnRef },
+    /// To a user's home: a connection has gone.
+    UserOff { user: UserKey, who: ConnRef },
+    /// To users' home: a message for each of them.
+    ToUsers { tally: TallyId, app: u32, users: Vec<u64>, scope: u64, direct: Direct },
+    /// To a connection's shard.
+    ToConn { conn: ConnId, direct: Direct },
+    /// To an app's home, which passes it on to every shard.
+    ToApp { tally: TallyId, app: u32, direct: Direct },
+    /// To every shard: a message for all connections of the app.
+    ToAppHere { tally: TallyId, app: u32, direct: Direct },
+    /// To a tally's shard: the answer of so many parts.
+    Tallied { tally: TallyId, code: Code, count: u64, parts: u32 },
+    /// To a user's home: close all its connections.
+    Kick { tally: TallyId, user: UserKey, text: String },
+    /// To a connection's shard.
+    KickConn { conn: ConnId, reason: CloseReason, text: String },
+    /// To every shard: an upstream wants events and uplinks.
+    Subscribe(Box<Subscriber>),
+    /// To every shard: an upstream is gone.
+    Unsubscribe(ConnRef),
+    /// To an upstream's shard: an event, encoded.
+    Event { conn: ConnId, frame: Bytes },
+    /// To an upstream's shard: an uplink, encoded, and who waits for its answer.
+    Uplink { conn: ConnId, from: Origin, frame: Bytes },
+    /// To an upstream's shard: so many events could not even be mailed.
+    EventsLost { conn: ConnId, count: u64 },
+    /// To a client's shard: the answer to its uplink.
+    UplinkReply { conn: ConnId, app: u32, request: u32, code: Code, payload: Bytes },
+}
+
+/// One shard's ends of all queues.
+pub struct Post {
+    me: ShardIndex,
+    /// Mail to this very shard, and mail for queues that were full.
+    spills: Vec<VecDeque<Mail>>,
+    to: Vec<Sender<Mail>>,
+    from: Vec<Receiver<Mail>>,
+    wakers: Vec<Waker>,
+    /// Shards that were mailed since they were last woken.
+    mailed: Vec<bool>,
+}
+
+/// The ends of the queues between the shards that these wakers wake.
+pub fn connect(wakers: &[Waker]) -> Vec<Post> {
+    let shards = wakers.len();
+    let mut posts: Vec<_> = (0..shards)
+        .map(|me| Post {
+            me: ShardIndex(me as u16),
+            spills: (0..shards).map(|_| VecDeque::new()).collect(),
+            to: Vec::new(),
+            from: Vec::new(),
+            wakers: wakers.to_vec(),
+            mailed: vec![false; shards],
+        })
+        .collect();
+    for from in 0..shards {
+        for to in 0..shards {
+            // A shard's mail to itself waits in its spill only.
+            let (sender, receiver) = bounded(if from == to { 0 } else { MAIL_QUEUE_MAX });
+            posts[from].to.push(sender);
+            posts[to].from.push(receiver);
+        }
+    }
+    posts
+}
+
+impl Post {
+    /// This shard.
+    pub fn me(&self) -> ShardIndex {
+        self.me
+    }
+
+    /// All shards.
+    pub fn shards(&self) -> u16 {
+        self.to.len() as u16
+    }
+
+    /// Mails something; to itself, too.
+    pub fn send(&mut self, to: ShardIndex, mail: Mail) {
+        let index = usize::from(to.0);
+        let spill = &mut self.spills[index];
+        if to == self.me || !spill.is_empty() {
+            spill.push_back(mail);
+            return;
+        }
+        self.mailed[index] = true;
+        match self.to[index].try_send(mail) {
+            Ok(()) => {}
+            Err(TrySendError::Full(mail)) => spill.push_back(mail),
+            // A shard that has ended needs no mail: the process is going down.
+            Err(TrySendError::Disconnected(_)) => {}
+        }
+    }
+
+    /// Whether new messages for this shard are to be refused.
+    pub fn congested(&self, to: ShardIndex) -> bool {
+        self.spills[usize::from(to.0)].len() >= MAIL_SPILL_MAX
+    }
+
+    /// Whether anything is congested, so that no more work should be taken in.
+    pub fn any_congested(&self) -> bool {
+        self.spills.iter().any(|spill| spill.len() >= MAIL_SPILL_MAX)
+    }
+
+    /// The next mail from `shard`.
+    pub fn take(&mut self, shard: usize) -> Option<Mail> {
+        if shard == usize::from(self.me.0) {
+            self.spills[shard].pop_front()
+        } else {
+            self.from[shard].try_recv().ok()
+        }
+    }
+
+    /// Whether something waits to be taken, or to be passed on.
+    pub fn is_empty(&self) -> bool {
+        self.from.iter().all(Receiver::is_empty) && self.spills.iter().all(VecDeque::is_empty)
+    }
+
+    /// Passes on what was spilled, and wakes whoever was mailed.
+    pub fn flush(&mut self) {
+        for (index, spill) in self.spills.iter_mut().enumerate() {
+            if index == usize::from(self.me.0) {
+                continue;
+            }
+            while let Some(mail) = spill.pop_front() {
+                match self.to[index].try_send(mail) {
+                    Ok(()) => self.mailed[index] = true,
+                    Err(TrySendError::Full(mail)) => {
+                        spill.push_front(mail);
+                        break;
+                    }
+                    Err(TrySendError::Disconnected(_)) => spill.clear(),
+                }
+            }
+            if std::mem::take(&mut self.mailed[index]) {
+                self.wakers[index].wake();
+            }
+        }
+    }
+}

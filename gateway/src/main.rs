@@ -1,0 +1,50 @@
+//! `barrage-gateway`: reads its configuration, serves, drains on SIGTERM.
+#![forbid(unsafe_code)]
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result};
+use barrage_gateway::config::{Config, Flags, LogFormat};
+use barrage_gateway::server;
+use clap::Parser;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    match run(flags) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("barrage-gateway: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(flags: Flags) -> Result<()> {
+    let config = Config::load(flags)?;
+    let filter = EnvFilter::try_from_env("BARRAGE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log {
+        LogFormat::Human => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        // The second signal of a kind ends the process at once.
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
+            .context("hearing signals")?;
+    }
+    server::run(&config, stop, || {
+        println!("ready");
+        // Scripts wait for the line; a closed stdout is their choice.
+        let _ = std::io::stdout().flush();
+    })
+}

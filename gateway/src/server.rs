@@ -1,0 +1,137 @@
+//! Puts the parts together: listeners, shards, control thread; starts them and ends them.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use barrage_router::Policy;
+use barrage_sys::{KernelRing, Listener, Waker};
+
+use crate::auth::Auth;
+use crate::config::{Config, UpstreamAddr};
+use crate::conn::Role;
+use crate::host::{self, Handle};
+use crate::limits::{HISTORY, ring_config};
+use crate::room_log::Transport;
+use crate::shard::{Shard, ShardConfig};
+use crate::{control, mail, startup};
+
+/// How often the control thread looks whether it was told to end.
+const SIGNAL_CHECK: Duration = Duration::from_millis(20);
+
+/// Runs a gateway until `stop` is set; calls `ready` when all listeners accept.
+pub fn run(config: &Config, stop: Arc<AtomicBool>, ready: impl FnOnce()) -> Result<()> {
+    let open_files = barrage_sys::raise_open_files_limit();
+    startup::report(config, open_files);
+    let http = TcpListener::bind(config.http)
+        .with_context(|| format!("--http {}: cannot listen there", config.http))?;
+    let wakers = config.cores.iter().map(|_| Waker::new()).collect::<Result<Vec<_>, _>>()?;
+    let listeners = Listeners::open(config)?;
+    let settings = shard_config(config, open_files);
+    let mut running = Vec::new();
+    let mut handles = Vec::new();
+    for (index, post) in mail::connect(&wakers).into_iter().enumerate() {
+        let (core, waker) = (config.cores[index], wakers[index].clone());
+        let (handle, asks) = Handle::new(core, waker.clone());
+        let mine = listeners.for_shard(config, index)?;
+        let settings = settings.clone();
+        let ring_waker = waker.clone();
+        running.push(host::spawn(core, waker, asks, move || {
+            let ring = ring_config(settings.connections, open_files);
+            let mut ring = KernelRing::new(ring, ring_waker)?;
+            let mut roles = Vec::new();
+            for (role, listener) in mine {
+                ring.listen(listener);
+                roles.push(role);
+            }
+            Ok(Shard::new(ring, roles, settings, post))
+        })?);
+        handles.push(handle);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .build()
+        .context("the control thread's runtime")?;
+    ready();
+    runtime.block_on(control::run(http, handles, async {
+        while !stop.load(Ordering::Relaxed) {
+            tokio::time::sleep(SIGNAL_CHECK).await;
+        }
+        tracing::info!("draining: clients are told, and what is queued is flushed");
+    }))?;
+    running.into_iter().try_for_each(host::Running::join)?;
+    listeners.remove_files();
+    tracing::info!("ended");
+    Ok(())
+}
+
+fn shard_config(config: &Config, open_files: u64) -> ShardConfig {
+    let connections = startup::connections_per_shard(config);
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    ShardConfig {
+        connections,
+        slots_per_ring: ring_config(connections, open_files).slots,
+        client_frames_per_second: config.client_frames_per_second,
+        frames_per_send: config.frames_per_send,
+        pace_percent: config.pace_percent,
+        history: HISTORY,
+        auth: Auth::Open,
+        policy: Arc::new(Policy::builtin()),
+        // In microseconds: a gateway does not make more than a million rooms in every second of its
+        // life, so a later start has higher epochs.
+        epoch: since_1970.as_micros() as u64,
+    }
+}
+
+/// The listeners of the first shard; TCP ones of the others are bound beside them.
+struct Listeners {
+    upstream_unix: Option<(Listener, std::path::PathBuf)>,
+}
+
+impl Listeners {
+    fn open(config: &Config) -> Result<Self> {
+        let upstream_unix = match &config.upstream {
+            UpstreamAddr::Tcp(_) => None,
+            UpstreamAddr::Unix(path) => {
+                let listener = Listener::unix(path).with_context(|| {
+                    format!("--upstream unix:{}: cannot listen there", path.display())
+                })?;
+                Some((listener, path.clone()))
+            }
+        };
+        Ok(Self { upstream_unix })
+    }
+
+    fn for_shard(&self, config: &Config, index: usize) -> Result<Vec<(Role, Listener)>> {
+        let tcp = |flag, address| {
+            // Other shards share the port; another program must not, and the kernel would let it
+            // when both run as one user.
+            if index == 0 {
+                TcpListener::bind(address)
+                    .map(drop)
+                    .with_context(|| format!("{flag} {address}: cannot listen there"))?;
+            }
+            Listener::tcp(address).with_context(|| format!("{flag} {address}: cannot listen there"))
+        };
+        let upstream = match (&self.upstream_unix, &config.upstream) {
+            (Some((listener, _)), _) => listener.share()?,
+            (None, UpstreamAddr::Tcp(address)) => tcp("--upstream", *address)?,
+            (None, UpstreamAddr::Unix(_)) => unreachable!("a path was opened"),
+        };
+        Ok(vec![
+            (Role::Client(Transport::Tcp), tcp("--tcp", config.tcp)?),
+            (Role::Client(Transport::WebSocket), tcp("--ws", config.ws)?),
+            (Role::Upstream, upstream),
+        ])
+    }
+
+    fn remove_files(&self) {
+        if let Some((_, path)) = &self.upstream_unix {
+            // A file that somebody else has removed is gone as well.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}

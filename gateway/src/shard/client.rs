@@ -1,0 +1,364 @@
+//! What clients say, and what they are answered.
+
+use barrage_router::{AppId, CatchUp, Cursor, Joined, RoomId, RoomKey, UserId, UserKey};
+use barrage_router::{home_of_room, home_of_user};
+use barrage_sys::ConnId;
+use barrage_wire::client::ClientFrame;
+use barrage_wire::codec::{Tail, Text};
+use barrage_wire::limits::{CLIENT_BODY_BYTES_MAX, PROTOCOL_VERSION, UPSTREAM_BODY_BYTES_MAX};
+use barrage_wire::server::{CloseReason, Code};
+use barrage_wire::upstream::EventKind;
+use barrage_wire::ws::{self, Inbound, Incoming};
+use barrage_wire::{RawFrame, ServerFrame, split};
+use bytes::Bytes;
+
+use super::core::Core;
+use crate::conn::{Membership, Phase, Role};
+use crate::limits::{HEARTBEAT, ROOMS_PER_CONNECTION_MAX};
+use crate::mail::{Head, Mail, Origin};
+use crate::refusal::Refusal;
+use crate::room_log::Transport;
+
+impl Core {
+    /// Takes whole frames off `bytes`; says how many bytes they were.
+    pub(super) fn parse(
+        &mut self,
+        id: ConnId,
+        bytes: &mut [u8],
+        fragments: &mut Inbound,
+    ) -> Result<usize, Refusal> {
+        let Some(conn) = self.conns.find(id) else { return Ok(bytes.len()) };
+        match (conn.role, conn.phase) {
+            (Role::Client(Transport::WebSocket), Phase::Handshake) => {
+                let Some(request) = ws::parse_request(bytes)? else { return Ok(0) };
+                conn.phase = Phase::Hello;
+                conn.push_raw(|out| ws::write_response(&request, out));
+                self.mark_ready(id);
+                let used = request.consumed;
+                Ok(used + self.parse_messages(id, &mut bytes[used..], fragments)?)
+            }
+            (Role::Client(Transport::WebSocket), _) => self.parse_messages(id, bytes, fragments),
+            (Role::Client(Transport::Tcp), _) => {
+                self.parse_frames(id, bytes, CLIENT_BODY_BYTES_MAX, Self::client_frame)
+            }
+            (Role::Upstream, _) => {
+                self.parse_frames(id, bytes, UPSTREAM_BODY_BYTES_MAX, Self::upstream_frame)
+            }
+        }
+    }
+
+    fn parse_frames(
+        &mut self,
+        id: ConnId,
+        bytes: &[u8],
+        body_bytes_max: usize,
+        handle: impl Fn(&mut Self, ConnId, RawFrame<'_>) -> Result<(), Refusal>,
+    ) -> Result<usize, Refusal> {
+        let mut rest = bytes;
+        while let Some(frame) = split(&mut rest, body_bytes_max)? {
+            self.metrics.received_frames_total += 1;
+            handle(self, id, frame)?;
+        }
+        Ok(bytes.len() - rest.len())
+    }
+
+    fn parse_messages(
+        &mut self,
+        id: ConnId,
+        bytes: &mut [u8],
+        fragments: &mut Inbound,
+    ) -> Result<usize, Refusal> {
+        let mut used = 0;
+        loop {
+            let (taken, incoming) = fragments.next(ws::Role::Server, &mut bytes[used..])?;
+            if taken == 0 {
+                return Ok(used);
+            }
+            used += taken;
+            match incoming {
+                Some(Incoming::Message(message)) => {
+                    let parsed =
+                        self.parse_frames(id, message, CLIENT_BODY_BYTES_MAX, Self::client_frame)?;
+                    if parsed != message.len() {
+                        let text = "a frame does not end with its WebSocket message";
+                        return Err(Refusal::new(CloseReason::Protocol, text));
+                    }
+                }
+                Some(Incoming::Ping(payload)) => {
+                    self.count_frame(id)?;
+                    if let Some(conn) = self.conns.find(id) {
+                        conn.push_raw(|out| ws::put_pong(out, None, payload));
+                    }
+                    self.mark_ready(id);
+                }
+                Some(Incoming::Close(_)) => {
+                    return Err(Refusal::new(CloseReason::PeerClosed, "goodbye"));
+                }
+                Some(Incoming::Pong) | None => {}
+            }
+        }
+    }
+
+    fn count_frame(&mut self, id: ConnId) -> Result<(), Refusal> {
+        let max = self.config.client_frames_per_second;
+        let Some(conn) = self.conns.find(id) else { return Ok(()) };
+        conn.frames_this_second = conn.frames_this_second.saturating_add(1);
+        if u32::from(conn.frames_this_second) > max {
+            let text = format!("more than {max} frames in one second");
+            return Err(Refusal::new(CloseReason::RateLimited, text));
+        }
+        Ok(())
+    }
+
+    fn client_frame(&mut self, id: ConnId, frame: RawFrame<'_>) -> Result<(), Refusal> {
+        let frame = ClientFrame::decode(frame)?;
+        let Some(conn) = self.conns.find(id).filter(|conn| conn.is_heard()) else { return Ok(()) };
+        let greeted = conn.is_open();
+        self.count_frame(id)?;
+        match frame {
+            ClientFrame::Hello { .. } if greeted => {
+                Err(Refusal::new(CloseReason::Protocol, "HELLO was said already"))
+            }
+            ClientFrame::Hello { .. } => self.hello(id, &frame),
+            _ if !greeted => Err(Refusal::new(CloseReason::Protocol, "HELLO comes first")),
+            ClientFrame::Join { request, cursor } => {
+                self.join(id, request, &cursor);
+                Ok(())
+            }
+            ClientFrame::Leave { request, room } => {
+                self.leave(id, request, room);
+                Ok(())
+            }
+            ClientFrame::Publish { request, alias, category, kind, payload } => {
+                self.client_publish(id, request, alias, category, kind, payload.0);
+                Ok(())
+            }
+            ClientFrame::Uplink { request, channel, kind, payload } => {
+                self.uplink(id, request, channel, kind, payload.0);
+                Ok(())
+            }
+            // Inboxes come with reliable messages; until then no message asks for an ACK.
+            ClientFrame::Ack { .. } => Ok(()),
+            ClientFrame::Ping { nonce } => {
+                self.say(id, &ServerFrame::Pong { nonce });
+                Ok(())
+            }
+        }
+    }
+
+    fn hello(&mut self, id: ConnId, frame: &ClientFrame<'_>) -> Result<(), Refusal> {
+        let ClientFrame::Hello { version, app, device, platform, resume, token } = frame else {
+            return Ok(());
+        };
+        if *version != PROTOCOL_VERSION {
+            let text = format!("this gateway speaks version {PROTOCOL_VERSION}, not {version}");
+            return Err(Refusal::new(CloseReason::Version, text));
+        }
+        let user = self.config.auth.client(*app, token.0)?;
+        let (connection, me) = (self.connection_number(id), self.here(id));
+        let tick = self.clock.tick;
+        let Some(conn) = self.conns.find(id) else { return Ok(()) };
+        conn.phase = Phase::Open;
+        conn.since = tick;
+        (conn.app, conn.user, conn.device, conn.platform) = (*app, user, *device, *platform as u8);
+        let membership = self.join_app(id, *app);
+        if let Some(conn) = self.conns.find(id) {
+            conn.rooms.push(membership);
+        }
+        let key = UserKey { app: AppId(*app), user: UserId(user) };
+        let home = home_of_user(key, self.shards());
+        self.post.send(home, Mail::UserOn { user: key, who: me });
+        self.metrics.clients += 1;
+        self.say(
+            id,
+            &ServerFrame::Welcome {
+                version: PROTOCOL_VERSION,
+                heartbeat_s: HEARTBEAT.as_secs() as u16,
+                connection,
+                user,
+                body_bytes_max: CLIENT_BODY_BYTES_MAX as u32,
+                rooms_max: ROOMS_PER_CONNECTION_MAX as u16,
+                resume: Text(""),
+            },
+        );
+        self.emit(EventKind::Connect, id, 0, CloseReason::PeerClosed);
+        for cursor in resume.iter() {
+            self.join(id, 0, &cursor);
+        }
+        Ok(())
+    }
+
+    fn join(&mut self, id: ConnId, request: u32, cursor: &barrage_wire::client::Cursor) {
+        let Some(conn) = self.conns.find(id) else { return };
+        let app = conn.app;
+        // The app's own room counts too.
+        if conn.rooms.len() > ROOMS_PER_CONNECTION_MAX {
+            return self.reply(id, request, Code::TooManyRooms, 0, &[]);
+        }
+        if cursor.room == 0 {
+            return self.reply(id, request, Code::Forbidden, 0, b"room 0 is the app's own");
+        }
+        let key = RoomKey { app: AppId(app), room: RoomId(cursor.room) };
+        if self.membership(id, key).is_some() {
+            return self.reply(id, request, Code::AlreadyMember, 0, &[]);
+        }
+        let (home, who) = (home_of_room(key, self.shards()), self.here(id));
+        let cursor = Cursor::from_wire(cursor);
+        self.post.send(home, Mail::Join { who, request, key, cursor });
+    }
+
+    /// The room's home has counted a connection as a member.
+    pub(super) fn joined(&mut self, id: ConnId, request: u32, key: RoomKey, joined: Joined) {
+        let refused = match self.conns.find(id).filter(|conn| conn.is_open()) {
+            None => Some(None),
+            Some(conn) if conn.rooms.len() > ROOMS_PER_CONNECTION_MAX => {
+                Some(Some(Code::TooManyRooms))
+            }
+            Some(_) => self.membership(id, key).map(|_| Some(Code::AlreadyMember)),
+        };
+        if let Some(code) = refused {
+            let (home, shard) = (home_of_room(key, self.shards()), self.me());
+            self.post.send(home, Mail::Leave { shard, key });
+            if let Some(code) = code {
+                self.reply(id, request, code, 0, &[]);
+            }
+            return;
+        }
+        let membership = self.join_local(id, key, &joined);
+        if let Some(conn) = self.conns.find(id) {
+            conn.rooms.push(membership);
+        }
+        let Joined { alias, epoch, head, level, members, catch_up } = joined;
+        let (alias, room) = (alias.0, key.room.0);
+        self.say(id, &ServerFrame::Joined { request, alias, room, epoch, head, level, members });
+        match catch_up {
+            CatchUp::Live => {}
+            CatchUp::Missed(frames) => {
+                for frame in frames {
+                    self.say_encoded(id, &frame.bytes);
+                }
+            }
+            CatchUp::Reset { oldest } => {
+                self.say(id, &ServerFrame::Reset { alias, epoch, oldest, head });
+            }
+        }
+        self.emit(EventKind::Join, id, room, CloseReason::PeerClosed);
+    }
+
+    fn leave(&mut self, id: ConnId, request: u32, room: u64) {
+        let Some(conn) = self.conns.find(id) else { return };
+        let key = RoomKey { app: AppId(conn.app), room: RoomId(room) };
+        let Some(membership) = self.membership(id, key).filter(|_| room != 0) else {
+            return self.reply(id, request, Code::NotMember, 0, &[]);
+        };
+        if let Some(conn) = self.conns.find(id) {
+            conn.left(membership);
+        }
+        self.leave_local(membership);
+        let (home, shard) = (home_of_room(key, self.shards()), self.me());
+        self.post.send(home, Mail::Leave { shard, key });
+        self.emit(EventKind::Leave, id, room, CloseReason::PeerClosed);
+        self.reply(id, request, Code::Ok, 0, &[]);
+    }
+
+    fn membership(&mut self, id: ConnId, key: RoomKey) -> Option<Membership> {
+        let rooms = &self.local.rooms;
+        let conn = self.conns.find(id)?;
+        conn.rooms.iter().copied().find(|member| rooms[member.room as usize].key == key)
+    }
+
+    fn client_publish(
+        &mut self,
+        id: ConnId,
+        request: u32,
+        alias: u32,
+        category: u16,
+        kind: u16,
+        payload: &[u8],
+    ) {
+        let rooms = &self.local.rooms;
+        let Some(conn) = self.conns.find(id) else { return };
+        let mut keys = conn.rooms.iter().map(|member| &rooms[member.room as usize]);
+        let Some(key) = keys.find(|room| room.alias == alias && alias != 0).map(|room| room.key)
+        else {
+            return self.reply(id, request, Code::NotMember, 0, &[]);
+        };
+        let Some(&category) = self.config.policy.category(category) else {
+            return self.reply(id, request, Code::UnknownCategory, 0, &[]);
+        };
+        if category.never_drop {
+            let why = b"categories that are never dropped are for upstreams";
+            return self.reply(id, request, Code::Forbidden, 0, why);
+        }
+        let head = Head { category, kind, expires_ms: 0, idempotency_key: 0 };
+        let origin = Origin { at: self.here(id), request, silent: false };
+        self.publish(origin, key, head, payload);
+    }
+
+    fn uplink(&mut self, id: ConnId, request: u32, channel: u16, kind: u16, payload: &[u8]) {
+        let Some(conn) = self.conns.find(id) else { return };
+        let (app, user) = (conn.app, conn.user);
+        let from = Origin { at: self.here(id), request, silent: false };
+        let frame = barrage_wire::GatewayFrame::Uplink {
+            ticket: super::upstream::ticket(from),
+            connection: self.connection_number(id),
+            user,
+            channel,
+            kind,
+            payload: Tail(payload),
+        };
+        let frame = Bytes::from(frame.to_vec());
+        let mut sent = false;
+        for at in self.subscribers.for_uplink(app, channel, user) {
+            if !self.post.congested(at.shard) {
+                self.post
+                    .send(at.shard, Mail::Uplink { conn: at.conn, from, frame: frame.clone() });
+                sent = true;
+            }
+        }
+        if !sent {
+            self.metrics.uplinks_refused_total += 1;
+            self.reply(id, request, Code::NoUpstream, 0, &[]);
+        }
+    }
+
+    /// An upstream has answered an uplink.
+    pub(super) fn uplink_reply(
+        &mut self,
+        id: ConnId,
+        app: u32,
+        request: u32,
+        code: Code,
+        payload: &[u8],
+    ) {
+        // A ticket is only good for clients of the upstream's own app.
+        if self.conns.find(id).is_some_and(|conn| conn.is_open() && conn.app == app) {
+            self.reply(id, request, code, 0, payload);
+        }
+    }
+
+    /// Answers a client's request.
+    pub(super) fn reply(&mut self, id: ConnId, request: u32, code: Code, seq: u64, why: &[u8]) {
+        self.say(id, &ServerFrame::Reply { request, code, seq, payload: Tail(why) });
+    }
+
+    /// Tells one client something.
+    pub(super) fn say(&mut self, id: ConnId, frame: &ServerFrame<'_>) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        frame.encode(&mut scratch);
+        self.say_encoded(id, &scratch);
+        self.scratch = scratch;
+    }
+
+    /// Tells one client something that is encoded already.
+    pub(super) fn say_encoded(&mut self, id: ConnId, frame: &[u8]) {
+        let Some(conn) = self.conns.find(id).filter(|conn| conn.is_heard()) else { return };
+        conn.push(frame);
+        if conn.outbox_bytes() > crate::limits::CLIENT_OUTBOX_BYTES_MAX * 2 {
+            let text = "answers wait and are not read";
+            return self.refuse(id, Refusal::new(CloseReason::SlowReader, text));
+        }
+        self.mark_ready(id);
+    }
+}

@@ -1,0 +1,256 @@
+//! A shard's state, and which part of it every event and every mail is for.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use ahash::AHashMap;
+use barrage_router::{HistoryLimits, Policy, Room, RoomKey, Seen, ShardIndex};
+use barrage_sys::{ConnId, Event};
+use barrage_wire::server::Code;
+use slab::Slab;
+
+use super::TICK_US;
+use crate::auth::Auth;
+use crate::conn::{Conns, Role};
+use crate::directory::Directory;
+use crate::limits::IDEMPOTENCY_KEYS_MAX;
+use crate::local_room::LocalRoom;
+use crate::mail::{ConnRef, Mail, Origin, Post};
+use crate::metrics::Metrics;
+use crate::room_log::Pieces;
+use crate::uplink::Subscribers;
+use crate::wheel::Wheel;
+
+/// What a shard is told when it is made.
+#[derive(Clone)]
+pub struct ShardConfig {
+    /// Connections that it may hold.
+    pub connections: u32,
+    /// Slots of one of its rings.
+    pub slots_per_ring: u32,
+    /// Frames that a client may send in one second.
+    pub client_frames_per_second: u32,
+    /// Frames of a room that one send may carry.
+    pub frames_per_send: u32,
+    /// The share of the core that one room's fan-out may use, in percent.
+    pub pace_percent: u32,
+    /// What rooms remember.
+    pub history: HistoryLimits,
+    /// How tokens are checked.
+    pub auth: Auth,
+    /// The rules of categories.
+    pub policy: Arc<Policy>,
+    /// Different at every start, and rising: epochs are made of it.
+    pub epoch: u64,
+}
+
+/// The gateway's time, the same on all shards.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock {
+    pub us: u64,
+    /// Ticks of `limits::TICK`.
+    pub tick: u32,
+}
+
+impl Clock {
+    pub(super) fn set(&mut self, us: u64) {
+        self.us = self.us.max(us);
+        self.tick = (self.us / TICK_US) as u32;
+    }
+
+    pub(super) fn millis(self) -> barrage_router::Millis {
+        barrage_router::Millis(self.us / 1000)
+    }
+}
+
+/// Rooms whose home this is, and what homes know besides.
+pub(super) struct Homes {
+    pub rooms: Slab<Room>,
+    pub by_key: AHashMap<RoomKey, u32>,
+    pub users: Directory,
+    pub seen: Seen,
+    /// Where the search for idle rooms goes on.
+    pub sweep: usize,
+    /// Rooms made so far; makes epochs differ.
+    pub made: u64,
+}
+
+/// Rooms with members here.
+#[derive(Default)]
+pub(super) struct Local {
+    pub rooms: Slab<LocalRoom>,
+    pub by_alias: AHashMap<u32, u32>,
+    pub by_app: AHashMap<u32, u32>,
+    pub pieces: Pieces,
+    /// Rooms with something to send, by urgency.
+    pub queues: [VecDeque<u32>; 4],
+    /// Rooms that have used their share of the core, and until when they rest.
+    pub resting: Vec<(u64, u32)>,
+    /// The room that was walked in the last step, and when that began.
+    pub walked: Option<(u32, u64)>,
+}
+
+/// Answers of several shards to one request, as far as they have come.
+pub(super) struct Tally {
+    pub origin: Origin,
+    pub code: Code,
+    pub count: u64,
+    pub parts_left: u32,
+}
+
+/// Everything that a shard knows, without the ring.
+pub struct Core {
+    pub(super) config: ShardConfig,
+    pub(super) clock: Clock,
+    pub(super) conns: Conns,
+    pub(super) connections: u32,
+    pub(super) local: Local,
+    pub(super) homes: Homes,
+    pub(super) post: Post,
+    pub(super) tallies: Slab<Tally>,
+    pub(super) subscribers: Subscribers,
+    pub(super) wheel: Wheel,
+    /// Connections to which something can be sent now.
+    pub(super) ready: VecDeque<u32>,
+    /// Upstreams with answers to be written.
+    pub(super) replying: Vec<ConnId>,
+    pub(super) finishes: Vec<ConnId>,
+    pub(super) closes: Vec<ConnId>,
+    pub(super) draining: Option<Vec<ConnId>>,
+    pub(super) metrics: Metrics,
+    /// For encoding a frame that is copied at once.
+    pub(super) scratch: Vec<u8>,
+}
+
+impl Core {
+    pub(super) fn new(config: ShardConfig, post: Post) -> Self {
+        let homes = Homes {
+            rooms: Slab::new(),
+            by_key: AHashMap::new(),
+            users: Directory::new(),
+            seen: Seen::new(IDEMPOTENCY_KEYS_MAX),
+            sweep: 0,
+            made: 0,
+        };
+        Self {
+            conns: Conns::new(config.slots_per_ring),
+            config,
+            clock: Clock::default(),
+            connections: 0,
+            local: Local::default(),
+            homes,
+            post,
+            tallies: Slab::new(),
+            subscribers: Subscribers::default(),
+            wheel: Wheel::new(0),
+            ready: VecDeque::new(),
+            replying: Vec::new(),
+            finishes: Vec::new(),
+            closes: Vec::new(),
+            draining: None,
+            metrics: Metrics::default(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// What the ring says.
+    pub(super) fn event(&mut self, event: Event<'_>, roles: &[Role]) {
+        match event {
+            Event::Accepted { conn, listener, peer } => self.accepted(conn, roles[listener], peer),
+            Event::Received { conn, bytes } => self.received(conn, bytes),
+            Event::Sent { conn, slice, result } => self.sent(conn, &slice, result),
+            Event::Ended { conn, errno } => self.ended(conn, errno),
+            Event::Closed { conn } => self.closed(conn),
+            Event::Connected { .. } => unreachable!("a shard connects to nobody"),
+        }
+    }
+
+    /// What a shard says, this one included.
+    pub(super) fn mail(&mut self, mail: Mail) {
+        match mail {
+            Mail::Join { who, request, key, cursor } => {
+                self.home_join(who, request, key, cursor);
+            }
+            Mail::Joined { conn, request, key, joined } => {
+                self.joined(conn, request, key, joined);
+            }
+            Mail::Leave { shard, key } => self.home_leave(shard, key),
+            Mail::Publish { origin, key, head, payload } => {
+                self.home_publish(origin, key, &head, &payload);
+            }
+            Mail::Frame { alias, frame } => self.append(alias, &frame),
+            Mail::Published { origin, code, seq } => self.published(origin, code, seq),
+            Mail::UserOn { user, who } => self.homes.users.insert(user, who),
+            Mail::UserOff { user, who } => self.homes.users.remove(user, who),
+            Mail::ToUsers { tally, app, users, scope, direct } => {
+                self.home_to_users(tally, app, &users, scope, &direct);
+            }
+            Mail::ToConn { conn, direct } => self.to_conn(conn, &direct),
+            Mail::ToApp { tally, app, direct } => self.home_to_app(tally, app, &direct),
+            Mail::ToAppHere { tally, app, direct } => self.to_app_here(tally, app, &direct),
+            Mail::Tallied { tally, code, count, parts } => {
+                self.tallied(tally, code, count, parts);
+            }
+            Mail::Kick { tally, user, text } => self.home_kick(tally, user, &text),
+            Mail::KickConn { conn, reason, text } => self.kick_conn(conn, reason, text),
+            Mail::Subscribe(subscriber) => self.subscribers.insert(*subscriber),
+            Mail::Unsubscribe(at) => self.subscribers.remove(at),
+            Mail::Event { conn, frame } => self.event_to_upstream(conn, &frame),
+            Mail::Uplink { conn, from, frame } => self.uplink_to_upstream(conn, from, &frame),
+            Mail::EventsLost { conn, count } => self.events_lost(conn, count),
+            Mail::UplinkReply { conn, app, request, code, payload } => {
+                self.uplink_reply(conn, app, request, code, &payload);
+            }
+        }
+    }
+
+    /// This shard.
+    pub(super) fn me(&self) -> ShardIndex {
+        self.post.me()
+    }
+
+    /// A connection of this shard, for others.
+    pub(super) fn here(&self, conn: ConnId) -> ConnRef {
+        ConnRef { shard: self.me(), conn }
+    }
+
+    /// Something can be sent to this connection.
+    pub(super) fn mark_ready(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.find(id)
+            && !conn.ready
+        {
+            conn.ready = true;
+            self.ready.push_back(id.index);
+        }
+    }
+
+    /// Whether the next step has work already.
+    pub(super) fn has_more(&self) -> bool {
+        !self.ready.is_empty()
+            || self.local.queues.iter().any(|queue| !queue.is_empty())
+            || !self.closes.is_empty()
+            || self.draining.as_ref().is_some_and(|list| !list.is_empty())
+    }
+
+    /// How long nothing is to be done by itself.
+    pub(super) fn sleep_us(&self) -> u64 {
+        let tick = TICK_US - self.clock.us % TICK_US;
+        let rested = self.local.resting.iter().map(|&(at, _)| at.saturating_sub(self.clock.us));
+        rested.min().map_or(tick, |rested| rested.clamp(1, tick))
+    }
+
+    /// Whether no connection is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.connections == 0
+    }
+
+    pub(super) fn snapshot(&self) -> Metrics {
+        Metrics {
+            connections: u64::from(self.connections),
+            rooms_home: self.homes.rooms.len() as u64,
+            rooms_local: self.local.rooms.len() as u64,
+            log_bytes: self.local.pieces.in_use() as u64,
+            ..self.metrics.clone()
+        }
+    }
+}

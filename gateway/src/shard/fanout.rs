@@ -1,0 +1,399 @@
+//! From a room's log to its members' sockets.
+
+use barrage_router::{AppId, Class, Frame, Joined, RoomId, RoomKey};
+use barrage_sys::{ConnId, Ring, SendSlice};
+use barrage_wire::boundary::{tcp_boundary, ws_boundary};
+use barrage_wire::server::{CLASSES, CloseReason, Code};
+use barrage_wire::{GatewayFrame, ServerFrame};
+
+use super::core::{Core, Local};
+use crate::conn::{Conn, Flight, Membership, Phase};
+use crate::limits::{
+    CHUNK_SENDS, CHUNK_VISITS, CLIENT_OUTBOX_BYTES_MAX, READY_MAX, UPSTREAM_OUTBOX_BYTES_MAX,
+};
+use crate::local_room::LocalRoom;
+use crate::mail::{Direct, Mail, TallyId};
+use crate::refusal::Refusal;
+use crate::room_log::{Lag, Transport};
+
+/// What came of serving a member.
+enum Served {
+    Sent,
+    Nothing,
+    /// What it wants is no longer in the window.
+    Lagging,
+}
+
+impl Core {
+    /// The room's next frame.
+    pub(super) fn append(&mut self, alias: u32, frame: &Frame) {
+        // Nobody here is a member any more when the last one has left meanwhile.
+        if let Some(&room) = self.local.by_alias.get(&alias) {
+            self.append_to(room, frame);
+        }
+    }
+
+    fn append_to(&mut self, index: u32, frame: &Frame) {
+        let room = &mut self.local.rooms[index as usize];
+        room.log.append(frame, &mut self.local.pieces);
+        room.grown();
+        if let Some(queue) = room.urge(frame.class.index()) {
+            self.local.queues[queue].push_back(index);
+        }
+    }
+
+    /// A message for all connections of an app on this shard.
+    pub(super) fn to_app_here(&mut self, tally: TallyId, app: u32, direct: &Direct) {
+        let mut count = 0;
+        if let Some(&index) = self.local.by_app.get(&app) {
+            let room = &self.local.rooms[index as usize];
+            count = room.len() as u64;
+            let frame = Frame {
+                seq: room.log.head() + 1,
+                class: direct.head.category.class,
+                never_drop: direct.head.category.never_drop,
+                bytes: direct.frame.clone(),
+            };
+            self.append_to(index, &frame);
+        }
+        let code = if count > 0 { Code::Ok } else { Code::Offline };
+        self.post.send(tally.shard, Mail::Tallied { tally, code, count, parts: 1 });
+    }
+
+    /// A message for one connection.
+    pub(super) fn to_conn(&mut self, id: ConnId, direct: &Direct) {
+        let Some(conn) = self.conns.find(id).filter(|conn| conn.is_open()) else { return };
+        let category = direct.head.category;
+        let full = conn.outbox_bytes() + direct.frame.len() > CLIENT_OUTBOX_BYTES_MAX;
+        if full && category.never_drop {
+            let text = "messages that may not be dropped wait and are not read";
+            return self.refuse(id, Refusal::new(CloseReason::SlowReader, text));
+        }
+        if full {
+            let mut counts = [0; CLASSES];
+            counts[category.class.index()] = 1;
+            self.metrics.shed(counts);
+            conn.outbox.get_or_insert_default().shed[category.class.index()] += 1;
+        } else {
+            conn.push(&direct.frame);
+            self.metrics.direct_total += 1;
+        }
+        self.mark_ready(id);
+    }
+
+    /// Makes a connection a member of its app's own room.
+    pub(super) fn join_app(&mut self, id: ConnId, app: u32) -> Membership {
+        let rooms = &mut self.local.rooms;
+        let room = *self.local.by_app.entry(app).or_insert_with(|| {
+            let key = RoomKey { app: AppId(app), room: RoomId(0) };
+            rooms.insert(LocalRoom::new(key, 0, 0)) as u32
+        });
+        self.add_member(id, room)
+    }
+
+    /// Makes a connection a member of a room here.
+    pub(super) fn join_local(&mut self, id: ConnId, key: RoomKey, joined: &Joined) -> Membership {
+        let (alias, rooms) = (joined.alias.0, &mut self.local.rooms);
+        let room = *self
+            .local
+            .by_alias
+            .entry(alias)
+            .or_insert_with(|| rooms.insert(LocalRoom::new(key, alias, joined.head)) as u32);
+        let head = rooms[room as usize].log.head();
+        assert_eq!(head, joined.head, "frames up to the head came before");
+        self.add_member(id, room)
+    }
+
+    fn add_member(&mut self, id: ConnId, room: u32) -> Membership {
+        let transport = self.conns.at(id.index).transport();
+        let local = &mut self.local.rooms[room as usize];
+        local.log.serve(transport);
+        self.metrics.memberships += 1;
+        Membership { room, member: local.join(id.index) }
+    }
+
+    /// Ends a membership here; says which room it was.
+    pub(super) fn leave_local(&mut self, gone: Membership) -> RoomKey {
+        let room = &mut self.local.rooms[gone.room as usize];
+        let key = room.key;
+        let moved = room.leave(gone.member, &mut self.local.pieces);
+        if let Some(moved) = moved
+            && let Some(membership) = self.conns.at(moved).membership_in(gone.room)
+        {
+            membership.member = gone.member;
+        }
+        self.metrics.memberships -= 1;
+        if room.len() == 0 {
+            let mut room = self.local.rooms.remove(gone.room as usize);
+            room.log.clear(&mut self.local.pieces);
+            if key.room.0 == 0 {
+                self.local.by_app.remove(&key.app.0);
+            } else {
+                self.local.by_alias.remove(&room.alias);
+            }
+        }
+        key
+    }
+
+    /// A send has ended.
+    pub(super) fn sent(&mut self, id: ConnId, slice: &SendSlice, result: Result<usize, i32>) {
+        let Some(conn) = self.conns.find(id) else { return };
+        let flight = std::mem::replace(&mut conn.flight, Flight::None);
+        let count = match result {
+            Ok(count) => count,
+            Err(errno) => return self.ended(id, errno),
+        };
+        self.metrics.sends_total += 1;
+        self.metrics.sent_bytes_total += count as u64;
+        match flight {
+            Flight::None => unreachable!("what was sent was in flight"),
+            Flight::Outbox => {
+                if count < slice.len() {
+                    conn.outbox.get_or_insert_default().rest = Some(slice.skip(count));
+                }
+            }
+            Flight::Room { room, frames } => {
+                let frames = if count == slice.len() { frames } else { cut(conn, slice, count) };
+                self.metrics.deliveries_total += u64::from(frames);
+                if let Some(membership) = conn.membership_in(room).map(|found| *found) {
+                    let room = &mut self.local.rooms[room as usize];
+                    let next = room.wants(membership.member) + u64::from(frames);
+                    room.advance(membership.member, next, &mut self.local.pieces);
+                }
+            }
+            Flight::LeftRoom => {
+                if count < slice.len() {
+                    cut(conn, slice, count);
+                }
+            }
+        }
+        let waits = conn.outbox.is_some() || conn.phase == Phase::Closing;
+        if waits || is_late(&self.local.rooms, conn) {
+            self.mark_ready(id);
+        }
+    }
+
+    /// Serves connections that have something of their own, or that the walks have passed by.
+    pub(super) fn serve_ready<R: Ring>(&mut self, ring: &mut R) {
+        for _ in 0..self.ready.len().min(READY_MAX) {
+            let Some(index) = self.ready.pop_front() else { return };
+            let id = self.conns.id(index);
+            let conn = self.conns.at(index);
+            conn.ready = false;
+            if conn.flight == Flight::None && !matches!(conn.phase, Phase::Free | Phase::Gone) {
+                self.serve_conn(ring, id);
+            }
+        }
+    }
+
+    fn serve_conn<R: Ring>(&mut self, ring: &mut R, id: ConnId) {
+        let tick = self.clock.tick;
+        self.declare(id);
+        let conn = self.conns.at(id.index);
+        if let Some(outbox) = &mut conn.outbox {
+            let slice = outbox.take();
+            if outbox.is_empty() {
+                conn.outbox = None;
+            }
+            if !slice.is_empty() {
+                (conn.flight, conn.sent) = (Flight::Outbox, tick);
+                return ring.send(id, slice);
+            }
+        }
+        if conn.phase == Phase::Closing {
+            (conn.phase, conn.since) = (Phase::Finishing, tick);
+            return self.finishes.push(id);
+        }
+        let rooms = &self.local.rooms;
+        let late = conn.rooms.iter().filter(|at| rooms[at.room as usize].is_late(at.member));
+        let most_urgent = late.min_by_key(|at| rooms[at.room as usize].urgency()).copied();
+        if let Some(membership) = most_urgent {
+            self.serve_member(ring, membership);
+        }
+    }
+
+    /// Says what was left out of the outbox, now that there is room to say it.
+    fn declare(&mut self, id: ConnId) {
+        let conn = self.conns.at(id.index);
+        let shed = conn.outbox.as_mut().map(|outbox| std::mem::take(&mut outbox.shed));
+        if let Some(counts) = shed.filter(|counts| *counts != [0; CLASSES]) {
+            self.say(id, &ServerFrame::Shed { alias: 0, first: 0, last: 0, counts });
+        }
+        let conn = self.conns.at(id.index);
+        let room = conn.outbox_bytes() < UPSTREAM_OUTBOX_BYTES_MAX / 2;
+        if let Some(upstream) = conn.upstream.as_deref_mut()
+            && room
+            && (upstream.events_lost > 0 || upstream.uplinks_lost > 0)
+        {
+            let events = std::mem::take(&mut upstream.events_lost);
+            let uplinks = std::mem::take(&mut upstream.uplinks_lost);
+            self.tell_upstream(id, &GatewayFrame::Lost { events, uplinks });
+        }
+    }
+
+    fn serve_member<R: Ring>(&mut self, ring: &mut R, at: Membership) -> bool {
+        let room = &mut self.local.rooms[at.room as usize];
+        let next = room.wants(at.member);
+        let conn_index = room.conn(at.member);
+        let conn = self.conns.at(conn_index);
+        match serve(ring, conn, conn_index, room, at.room, next, &self.config, self.clock.tick) {
+            Served::Sent => true,
+            Served::Nothing => false,
+            Served::Lagging => {
+                self.catch_up(at, conn_index);
+                false
+            }
+        }
+    }
+
+    /// Tells a member what it has missed, and goes on with what the window holds.
+    fn catch_up(&mut self, at: Membership, conn_index: u32) {
+        let id = self.conns.id(conn_index);
+        let transport = self.conns.at(conn_index).transport();
+        let room = &mut self.local.rooms[at.room as usize];
+        let Ok(lag) = room.log.lag(transport, room.wants(at.member)) else {
+            let text = "too far behind for what may not be dropped: resume with your cursors";
+            return self.refuse(id, Refusal::new(CloseReason::SlowReader, text));
+        };
+        let Lag { first, last, counts, kept } = lag;
+        room.advance(at.member, last + 1, &mut self.local.pieces);
+        let alias = room.alias;
+        self.metrics.shed(counts);
+        self.metrics.deliveries_total += kept.len() as u64;
+        if counts != [0; CLASSES] {
+            // Messages of the app carry no number.
+            let (first, last) = if alias == 0 { (0, 0) } else { (first, last) };
+            self.say(id, &ServerFrame::Shed { alias, first, last, counts });
+        }
+        for frame in kept {
+            self.say_encoded(id, &frame);
+        }
+        self.mark_ready(id);
+    }
+
+    /// Walks on in the most urgent room. False when there is none.
+    pub(super) fn fan_out<R: Ring>(&mut self, ring: &mut R) -> bool {
+        self.wake_rested();
+        let Some(index) = self.next_room() else { return false };
+        self.local.walked = Some((index, self.clock.us));
+        let (mut sends, mut visits) = (0, 0);
+        while sends < CHUNK_SENDS && visits < CHUNK_VISITS {
+            let Some(room) = self.local.rooms.get_mut(index as usize) else { return true };
+            let Some((member, wants)) = room.visit(&mut self.local.pieces) else { break };
+            visits += 1;
+            if wants.next > room.log.head() {
+                continue;
+            }
+            let conn = self.conns.at(wants.conn);
+            if conn.flight != Flight::None || conn.ready {
+                // It is looked at when its send has ended, and when its own frames are out.
+                continue;
+            }
+            let served = serve(
+                ring,
+                conn,
+                wants.conn,
+                room,
+                index,
+                wants.next,
+                &self.config,
+                self.clock.tick,
+            );
+            match served {
+                Served::Sent => sends += 1,
+                Served::Nothing => {}
+                Served::Lagging => self.catch_up(Membership { room: index, member }, wants.conn),
+            }
+        }
+        true
+    }
+
+    fn next_room(&mut self) -> Option<u32> {
+        for urgency in 0..Class::ALL.len() {
+            while let Some(index) = self.local.queues[urgency].pop_front() {
+                let room = self.local.rooms.get_mut(index as usize);
+                if room.is_some_and(|room| room.unqueue(urgency)) {
+                    return Some(index);
+                }
+            }
+        }
+        None
+    }
+
+    /// The last walk took until now: its room goes on in turn, or after the rest that it owes.
+    pub(super) fn settle_walk(&mut self, now_us: u64) {
+        let Some((index, since_us)) = self.local.walked.take() else { return };
+        let Some(room) = self.local.rooms.get_mut(index as usize) else { return };
+        if !room.is_walking() {
+            return room.calm();
+        }
+        let share = u64::from(self.config.pace_percent.clamp(1, 100));
+        let rest_us = now_us.saturating_sub(since_us) * (100 - share) / share;
+        if rest_us > 0 {
+            room.rest();
+            self.local.resting.push((now_us + rest_us, index));
+        } else if let Some(queue) = room.urge(room.urgency()) {
+            self.local.queues[queue].push_back(index);
+        }
+    }
+
+    /// Rooms that have rested enough go on.
+    fn wake_rested(&mut self) {
+        let Local { resting, rooms, queues, .. } = &mut self.local;
+        let now = self.clock.us;
+        resting.retain(|&(until, index)| {
+            let rests = until > now;
+            if !rests
+                && let Some(room) = rooms.get_mut(index as usize)
+                && let Some(queue) = room.rested()
+            {
+                queues[queue].push_back(index);
+            }
+            rests
+        });
+    }
+}
+
+/// Sends a member what it wants, if that is in the window.
+#[allow(clippy::too_many_arguments, reason = "the pieces of Core that it needs, borrowed apart")]
+fn serve<R: Ring>(
+    ring: &mut R,
+    conn: &mut Conn,
+    conn_index: u32,
+    room: &LocalRoom,
+    room_index: u32,
+    next: u64,
+    config: &super::ShardConfig,
+    tick: u32,
+) -> Served {
+    let transport = conn.transport();
+    if next < room.log.window_first(transport) {
+        return Served::Lagging;
+    }
+    let Some(batch) = room.log.batch(transport, next, config.frames_per_send) else {
+        return Served::Nothing;
+    };
+    conn.flight = Flight::Room { room: room_index, frames: batch.frames };
+    conn.sent = tick;
+    ring.send(ConnId { index: conn_index, generation: conn.generation }, batch.slice);
+    Served::Sent
+}
+
+/// A send of room frames stopped in the middle. The frame that it cut has to be finished whatever
+/// comes, so its rest goes to the outbox and counts as sent. Says how many frames that makes.
+fn cut(conn: &mut Conn, slice: &SendSlice, count: usize) -> u32 {
+    let boundary = match conn.transport() {
+        Transport::Tcp => tcp_boundary(slice.bytes(), count),
+        Transport::WebSocket => ws_boundary(slice.bytes(), count),
+    };
+    if boundary.end == count {
+        return boundary.frames as u32;
+    }
+    let rest = slice.skip(count).first(boundary.end - count);
+    conn.outbox.get_or_insert_default().rest = Some(rest);
+    boundary.frames as u32 + 1
+}
+
+fn is_late(rooms: &slab::Slab<LocalRoom>, conn: &Conn) -> bool {
+    conn.rooms.iter().any(|at| rooms[at.room as usize].is_late(at.member))
+}

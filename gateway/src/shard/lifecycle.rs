@@ -1,0 +1,324 @@
+//! How connections come, are watched, and go.
+
+use barrage_router::{AppId, UserId, UserKey, home_of_room, home_of_user};
+use barrage_sys::{ConnId, Peer, Ring};
+use barrage_wire::codec::Text;
+use barrage_wire::server::CloseReason;
+use barrage_wire::upstream::EventKind;
+use barrage_wire::{GatewayFrame, ServerFrame, ws};
+
+use super::core::Core;
+use super::{TICK_US, address_of};
+use crate::conn::{Conn, Flight, Input, Phase, Role};
+use crate::limits::{FRAME_MAX, HELLO_MAX, IDLE_MAX, INPUT_BYTES_MAX, LINGER_MAX, SEND_STALL_MAX};
+use crate::mail::Mail;
+use crate::refusal::Refusal;
+use crate::room_log::Transport;
+
+/// Connections told to go in one step of a drain.
+const DRAIN_STEP: usize = 512;
+/// Rooms looked at for idleness in one tick.
+const SWEEP_STEP: usize = 256;
+
+const fn ticks(time: std::time::Duration) -> u32 {
+    time.as_micros().div_ceil(TICK_US as u128) as u32
+}
+
+impl Core {
+    pub(super) fn accepted(&mut self, id: ConnId, role: Role, peer: Peer) {
+        let mut conn = Conn::accepted(id.generation, role, self.clock.tick);
+        (conn.address, conn.port) = address_of(peer);
+        self.conns.insert(id, conn);
+        self.connections += 1;
+        self.metrics.accepted_total += 1;
+        self.wheel.look_after(id, ticks(HELLO_MAX));
+        if self.draining.is_some() {
+            self.refuse(id, Refusal::new(CloseReason::Draining, "the gateway is going away"));
+        } else if self.connections > self.config.connections {
+            self.metrics.refused_full_total += 1;
+            self.refuse(id, Refusal::new(CloseReason::Full, "the gateway is full"));
+        }
+    }
+
+    pub(super) fn received(&mut self, id: ConnId, bytes: &mut [u8]) {
+        let tick = self.clock.tick;
+        self.metrics.received_bytes_total += bytes.len() as u64;
+        let Some(conn) = self.conns.find(id).filter(|conn| conn.is_heard()) else { return };
+        if conn.heard / 10 != tick / 10 {
+            conn.frames_this_second = 0;
+        }
+        conn.heard = tick;
+        let mut input = conn.input.take();
+        let result = match &mut input {
+            Some(input) => {
+                input.bytes.extend_from_slice(bytes);
+                let mut whole = std::mem::take(&mut input.bytes);
+                self.parse(id, &mut whole, &mut input.fragments).map(|used| {
+                    whole.drain(..used);
+                    input.bytes = whole;
+                    used > 0
+                })
+            }
+            None => {
+                let mut fragments = ws::Inbound::default();
+                self.parse(id, bytes, &mut fragments).map(|used| {
+                    let rest = bytes[used..].to_vec();
+                    input = Some(Box::new(Input { bytes: rest, fragments, since: tick }));
+                    true
+                })
+            }
+        };
+        match result {
+            Ok(progress) => self.keep_input(id, input, progress),
+            Err(refusal) => self.refuse(id, refusal),
+        }
+    }
+
+    /// Puts an unfinished frame aside; `progress` says that it is another one than before.
+    fn keep_input(&mut self, id: ConnId, input: Option<Box<Input>>, progress: bool) {
+        let tick = self.clock.tick;
+        let Some(mut input) = input else { return };
+        if input.bytes.is_empty() && !input.fragments.is_assembling() {
+            return;
+        }
+        if input.bytes.len() > INPUT_BYTES_MAX {
+            let text = "an unfinished frame is longer than any may be";
+            return self.refuse(id, Refusal::new(CloseReason::Protocol, text));
+        }
+        let Some(conn) = self.conns.find(id).filter(|conn| conn.is_heard()) else { return };
+        if progress && !input.fragments.is_assembling() || input.since == 0 {
+            input.since = tick;
+        }
+        let new = input.since == tick;
+        conn.input = Some(input);
+        if new {
+            self.wheel.look_once_after(id, ticks(FRAME_MAX));
+        }
+    }
+
+    /// Nothing will come from this connection any more.
+    pub(super) fn ended(&mut self, id: ConnId, errno: i32) {
+        let reason = if errno == 0 { CloseReason::PeerClosed } else { CloseReason::Socket };
+        self.detach(id, reason);
+        self.close(id);
+    }
+
+    pub(super) fn close(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.find(id)
+            && conn.phase != Phase::Gone
+        {
+            conn.phase = Phase::Gone;
+            self.closes.push(id);
+        }
+    }
+
+    pub(super) fn closed(&mut self, id: ConnId) {
+        self.conns.remove(id);
+        self.connections -= 1;
+        self.metrics.closed_total += 1;
+    }
+
+    /// Tells a connection why it has to go, and lets it go when it was told.
+    pub(super) fn refuse(&mut self, id: ConnId, refusal: Refusal) {
+        let Some(conn) = self.conns.find(id).filter(|conn| conn.is_heard()) else { return };
+        let handshaking = conn.phase == Phase::Handshake;
+        if refusal.reason == CloseReason::SlowReader
+            && let Some(outbox) = &mut conn.outbox
+        {
+            // It comes back and resumes: what waits is not lost, and would only be in the way.
+            outbox.bytes.clear();
+        }
+        self.count_refusal(refusal.reason);
+        tracing::debug!(
+            connection = format_args!("{:x}", self.connection_number(id)),
+            reason = refusal.reason.name(),
+            text = %refusal.text,
+            "closing a connection"
+        );
+        self.detach(id, refusal.reason);
+        self.scratch.clear();
+        let Some(conn) = self.conns.find(id) else { return };
+        conn.phase = Phase::Closing;
+        conn.since = self.clock.tick;
+        conn.input = None;
+        match conn.role {
+            Role::Client(_) if handshaking => {
+                if let Some(error) = &refusal.handshake {
+                    conn.push_raw(|out| ws::write_refusal(error, out));
+                }
+            }
+            Role::Client(transport) => {
+                let text = Text(&refusal.text);
+                let retry_after_ms = retry_after_ms(refusal.reason);
+                ServerFrame::Close { reason: refusal.reason, retry_after_ms, text }
+                    .encode(&mut self.scratch);
+                conn.push(&self.scratch);
+                if transport == Transport::WebSocket {
+                    conn.push_raw(|out| {
+                        ws::put_close(out, None, refusal.ws_code, refusal.reason.name());
+                    });
+                }
+            }
+            Role::Upstream => {
+                GatewayFrame::Close { reason: refusal.reason, text: Text(&refusal.text) }
+                    .encode(&mut self.scratch);
+                conn.push(&self.scratch);
+            }
+        }
+        self.wheel.look_once_after(id, ticks(LINGER_MAX));
+        self.mark_ready(id);
+    }
+
+    fn count_refusal(&mut self, reason: CloseReason) {
+        let counter = match reason {
+            CloseReason::Protocol | CloseReason::Version | CloseReason::Token => {
+                &mut self.metrics.protocol_errors_total
+            }
+            CloseReason::HelloTimeout | CloseReason::FrameTimeout | CloseReason::Idle => {
+                &mut self.metrics.timeouts_total
+            }
+            CloseReason::SlowReader => &mut self.metrics.slow_readers_total,
+            CloseReason::RateLimited | CloseReason::Credits => &mut self.metrics.rate_limited_total,
+            CloseReason::PeerClosed
+            | CloseReason::Draining
+            | CloseReason::Full
+            | CloseReason::Replaced
+            | CloseReason::Kicked
+            | CloseReason::Socket => return,
+        };
+        *counter += 1;
+    }
+
+    /// Takes a connection out of everything that it is part of.
+    pub(super) fn detach(&mut self, id: ConnId, reason: CloseReason) {
+        let here = self.here(id);
+        let Some(conn) = self.conns.find(id).filter(|conn| conn.is_open()) else { return };
+        conn.phase = Phase::Closing;
+        conn.since = self.clock.tick;
+        if let Flight::Room { .. } = conn.flight {
+            conn.flight = Flight::LeftRoom;
+        }
+        let user = UserKey { app: AppId(conn.app), user: UserId(conn.user) };
+        match conn.role {
+            Role::Client(_) => {
+                while let Some(conn) = self.conns.find(id)
+                    && let Some(membership) = conn.rooms.pop()
+                {
+                    let key = self.leave_local(membership);
+                    if key.room.0 != 0 {
+                        let home = home_of_room(key, self.shards());
+                        self.post.send(home, Mail::Leave { shard: here.shard, key });
+                        self.emit(EventKind::Leave, id, key.room.0, reason);
+                    }
+                }
+                let home = home_of_user(user, self.shards());
+                self.post.send(home, Mail::UserOff { user, who: here });
+                self.emit(EventKind::Disconnect, id, 0, reason);
+                self.metrics.clients -= 1;
+            }
+            Role::Upstream => {
+                if conn.upstream.as_ref().is_some_and(|upstream| upstream.subscribed) {
+                    self.tell_all(|| Mail::Unsubscribe(here));
+                }
+                self.metrics.upstreams -= 1;
+            }
+        }
+    }
+
+    /// Moves the wheel on; looks at whoever is due.
+    pub(super) fn tick(&mut self) -> bool {
+        let mut ticked = false;
+        while let Some(due) = self.wheel.turn(self.clock.tick) {
+            ticked = true;
+            for look in due {
+                self.look(look.conn, look.once);
+            }
+            self.sweep_rooms(SWEEP_STEP);
+        }
+        ticked
+    }
+
+    fn look(&mut self, id: ConnId, once: bool) {
+        let now = self.clock.tick;
+        let Some(conn) = self.conns.find(id) else { return };
+        let since = now.wrapping_sub(conn.since);
+        let again = match conn.phase {
+            Phase::Free | Phase::Gone => return,
+            Phase::Handshake | Phase::Hello => match ticks(HELLO_MAX).checked_sub(since) {
+                Some(left) if left > 0 => left,
+                _ => {
+                    let text = "no HELLO within 10 seconds";
+                    return self.refuse(id, Refusal::new(CloseReason::HelloTimeout, text));
+                }
+            },
+            Phase::Open => match overdue(conn, now) {
+                Some(refusal) => return self.refuse(id, refusal),
+                None => ticks(SEND_STALL_MAX),
+            },
+            Phase::Closing | Phase::Finishing => {
+                if since >= ticks(LINGER_MAX) {
+                    return self.close(id);
+                }
+                ticks(LINGER_MAX) - since
+            }
+        };
+        if !once {
+            self.wheel.look_after(id, again);
+        }
+    }
+
+    /// Everybody is to go.
+    pub(super) fn start_drain(&mut self) {
+        self.draining = Some(self.conns.ids().collect());
+    }
+
+    /// Tells some of those that are to go.
+    pub(super) fn drain_some(&mut self) {
+        for _ in 0..DRAIN_STEP {
+            let Some(id) = self.draining.as_mut().and_then(Vec::pop) else { return };
+            let text = "the gateway is going away: connect again, to another one if there is";
+            self.refuse(id, Refusal::new(CloseReason::Draining, text));
+        }
+    }
+
+    /// Ends connections that were flushed, and those that are gone.
+    pub(super) fn close_some<R: Ring>(&mut self, ring: &mut R) {
+        self.finishes.drain(..).for_each(|id| ring.finish(id));
+        self.closes.drain(..).for_each(|id| ring.close(id));
+    }
+}
+
+fn overdue(conn: &Conn, now: u32) -> Option<Refusal> {
+    let over = |since: u32, max| now.wrapping_sub(since) >= ticks(max);
+    if conn.flight != Flight::None && over(conn.sent, SEND_STALL_MAX) {
+        let text = "nothing was read for 30 seconds: resume with your cursors";
+        return Some(Refusal::new(CloseReason::SlowReader, text));
+    }
+    if conn.input.as_ref().is_some_and(|input| over(input.since, FRAME_MAX)) {
+        let text = "a frame was not finished within 10 seconds";
+        return Some(Refusal::new(CloseReason::FrameTimeout, text));
+    }
+    over(conn.heard, IDLE_MAX).then(|| {
+        let text = "nothing was heard for longer than two heartbeats: send PING";
+        Refusal::new(CloseReason::Idle, text)
+    })
+}
+
+/// How long a peer that was closed for this reason should stay away.
+fn retry_after_ms(reason: CloseReason) -> u32 {
+    match reason {
+        CloseReason::Full => 5_000,
+        CloseReason::RateLimited => 10_000,
+        CloseReason::Token | CloseReason::Version | CloseReason::Protocol => 60_000,
+        CloseReason::PeerClosed
+        | CloseReason::HelloTimeout
+        | CloseReason::FrameTimeout
+        | CloseReason::Idle
+        | CloseReason::SlowReader
+        | CloseReason::Draining
+        | CloseReason::Credits
+        | CloseReason::Replaced
+        | CloseReason::Kicked
+        | CloseReason::Socket => 0,
+    }
+}

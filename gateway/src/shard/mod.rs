@@ -1,0 +1,143 @@
+//! One core's part of the gateway: a plain struct over a `Ring`.
+//!
+//! `step` is everything that a core can do, in this order: hear what the ring says, read mail, look
+//! at clocks, answer, fan out, hand requests to the kernel. Nothing here blocks, and nothing else
+//! touches this memory.
+
+mod client;
+mod core;
+mod fanout;
+mod home;
+mod lifecycle;
+#[cfg(test)]
+mod simulation;
+mod upstream;
+
+use barrage_sys::{Peer, Ring};
+
+pub use self::core::{Core, ShardConfig};
+use crate::conn::Role;
+use crate::limits::{MAIL_BATCH, TICK};
+use crate::mail::Post;
+use crate::metrics::Metrics;
+
+/// See the module.
+pub struct Shard<R> {
+    ring: R,
+    core: Core,
+    /// What each listener's connections are for, in the order the ring knows them.
+    roles: Vec<Role>,
+    stopped_accepting: bool,
+}
+
+/// What is left to do after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// There is more to do at once.
+    Again,
+    /// Nothing until something happens, or until this many microseconds have passed.
+    Sleep(u64),
+}
+
+impl<R: Ring> Shard<R> {
+    /// A shard without connections.
+    pub fn new(ring: R, roles: Vec<Role>, config: ShardConfig, post: Post) -> Self {
+        Self { ring, core: Core::new(config, post), roles, stopped_accepting: false }
+    }
+
+    /// One turn. `now_us` is the gateway's clock in microseconds.
+    pub fn step(&mut self, now_us: u64) -> Next {
+        self.core.settle_walk(now_us);
+        self.core.clock.set(now_us);
+        self.core.metrics.steps_total += 1;
+        let heard = if self.core.post.any_congested() { 0 } else { self.hear() };
+        let mailed = self.read_mail();
+        let ticked = self.look_at_clocks();
+        self.core.drain_some();
+        self.core.write_replies();
+        self.core.serve_ready(&mut self.ring);
+        let walked = self.core.fan_out(&mut self.ring);
+        self.core.close_some(&mut self.ring);
+        self.core.post.flush();
+        self.ring.submit();
+        let busy = heard > 0 || mailed > 0 || ticked || walked || self.core.has_more();
+        if busy { Next::Again } else { Next::Sleep(self.core.sleep_us()) }
+    }
+
+    fn hear(&mut self) -> usize {
+        let Self { ring, core, roles, .. } = self;
+        ring.reap(&mut |event| core.event(event, roles))
+    }
+
+    fn read_mail(&mut self) -> usize {
+        let mut read = 0;
+        for shard in 0..usize::from(self.core.post.shards()) {
+            for _ in 0..MAIL_BATCH {
+                let Some(mail) = self.core.post.take(shard) else { break };
+                self.core.mail(mail);
+                read += 1;
+            }
+        }
+        self.core.metrics.mails_total += read as u64;
+        read
+    }
+
+    fn look_at_clocks(&mut self) -> bool {
+        let ticked = self.core.tick();
+        if ticked {
+            self.ring.tick();
+        }
+        ticked
+    }
+
+    /// Takes no new connections and says goodbye to those that are there.
+    pub fn drain(&mut self) {
+        if !self.stopped_accepting {
+            self.stopped_accepting = true;
+            self.ring.stop_accepting();
+            self.core.start_drain();
+        }
+    }
+
+    /// Whether a drain has nothing left to do.
+    pub fn is_drained(&self) -> bool {
+        self.stopped_accepting && self.core.is_empty()
+    }
+
+    /// The shard's numbers at this moment.
+    pub fn metrics(&self) -> Metrics {
+        self.core.snapshot()
+    }
+
+    /// Whether mail waits.
+    pub fn has_mail(&self) -> bool {
+        !self.core.post.is_empty()
+    }
+
+    /// The shard slept, or is about to.
+    pub fn count_sleep(&mut self) {
+        self.core.metrics.sleeps_total += 1;
+    }
+
+    /// The network, for what only its host can do.
+    pub fn ring(&mut self) -> &mut R {
+        &mut self.ring
+    }
+}
+
+/// Microseconds of a tick.
+const TICK_US: u64 = TICK.as_micros() as u64;
+
+/// A peer's address as events tell it: IPv6, or IPv4 mapped into it; zero for a Unix socket.
+fn address_of(peer: Peer) -> (u128, u16) {
+    match peer {
+        Peer::Unix => (0, 0),
+        Peer::Ip(address) => {
+            let ip = match address.ip() {
+                std::net::IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+                std::net::IpAddr::V6(ip) => ip,
+            };
+            (ip.to_bits(), address.port())
+        }
+    }
+}

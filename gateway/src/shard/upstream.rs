@@ -1,0 +1,404 @@
+//! What upstream services say, and what they are told.
+
+use barrage_router::{AppId, RoomId, RoomKey, ShardIndex, UserId, UserKey, home_of_user};
+use barrage_sys::ConnId;
+use barrage_wire::codec::{List, Tail};
+use barrage_wire::limits::{PROTOCOL_VERSION, REPLIES_MAX};
+use barrage_wire::server::{CloseReason, Code};
+use barrage_wire::upstream::{AckMode, EventKind, PublishHead, PublishReply};
+use barrage_wire::{GatewayFrame, RawFrame, ServerFrame, UpstreamFrame};
+use bytes::Bytes;
+
+use super::core::Core;
+use super::home::Scope;
+use crate::conn::{Role, Upstream};
+use crate::limits::{HEARTBEAT, SUBSCRIBERS_MAX, UPSTREAM_CREDITS, UPSTREAM_OUTBOX_BYTES_MAX};
+use crate::mail::{ConnRef, Direct, Head, Mail, Origin};
+use crate::refusal::Refusal;
+use crate::uplink::Subscriber;
+
+/// Who asked what, as an upstream carries it: shard, generation, index, request.
+pub(super) fn ticket(from: Origin) -> u128 {
+    u128::from(from.at.shard.0) << 96
+        | u128::from(from.at.conn.generation) << 64
+        | u128::from(from.at.conn.index) << 32
+        | u128::from(from.request)
+}
+
+/// The other way. Whatever an upstream makes up names a connection that may not be there.
+fn origin_of(ticket: u128) -> (ConnRef, u32) {
+    let conn = ConnId { generation: (ticket >> 64) as u32, index: (ticket >> 32) as u32 };
+    (ConnRef { shard: ShardIndex((ticket >> 96) as u16), conn }, ticket as u32)
+}
+
+impl Core {
+    pub(super) fn upstream_frame(
+        &mut self,
+        id: ConnId,
+        frame: RawFrame<'_>,
+    ) -> Result<(), Refusal> {
+        let frame = UpstreamFrame::decode(frame)?;
+        let Some(conn) = self.conns.find(id).filter(|conn| conn.is_heard()) else { return Ok(()) };
+        let (greeted, app) = (conn.is_open(), conn.app);
+        match frame {
+            UpstreamFrame::Hello { .. } if greeted => {
+                Err(Refusal::new(CloseReason::Protocol, "HELLO was said already"))
+            }
+            UpstreamFrame::Hello { version, app, token, name } => {
+                self.upstream_hello(id, version, app, token.0, name.0)
+            }
+            _ if !greeted => Err(Refusal::new(CloseReason::Protocol, "HELLO comes first")),
+            UpstreamFrame::PublishRoom { head, room, payload } => {
+                self.publish_room(id, app, &head, room, payload.0)
+            }
+            UpstreamFrame::PublishUser { head, user, payload } => {
+                self.publish_users(id, app, &head, &[user], Scope::User(user), payload.0)
+            }
+            UpstreamFrame::PublishUsers { head, users, payload } => {
+                let users: Vec<u64> = users.iter().collect();
+                self.publish_users(id, app, &head, &users, Scope::Users, payload.0)
+            }
+            UpstreamFrame::PublishApp { head, payload } => {
+                self.publish_app(id, app, &head, payload.0)
+            }
+            UpstreamFrame::Subscribe { events, group, channels } => {
+                self.subscribe(id, app, events, group.0, channels.iter().collect());
+                Ok(())
+            }
+            UpstreamFrame::UplinkReply { ticket, code, payload } => {
+                let (to, request) = origin_of(ticket);
+                // A ticket may be made up.
+                if to.shard.0 < self.post.shards() {
+                    let payload = Bytes::copy_from_slice(payload.0);
+                    let reply = Mail::UplinkReply { conn: to.conn, app, request, code, payload };
+                    self.post.send(to.shard, reply);
+                }
+                Ok(())
+            }
+            UpstreamFrame::Kick { request, user, text } => {
+                let user = UserKey { app: AppId(app), user: UserId(user) };
+                let origin = self.take_credit(id, request, AckMode::Accepted)?;
+                let tally = self.open_tally(origin, 1);
+                let home = home_of_user(user, self.shards());
+                self.post.send(home, Mail::Kick { tally, user, text: text.0.to_owned() });
+                Ok(())
+            }
+            UpstreamFrame::Ping { nonce } => {
+                self.tell_upstream(id, &GatewayFrame::Pong { nonce });
+                Ok(())
+            }
+        }
+    }
+
+    fn upstream_hello(
+        &mut self,
+        id: ConnId,
+        version: u16,
+        app: u32,
+        token: &str,
+        name: &str,
+    ) -> Result<(), Refusal> {
+        if version != PROTOCOL_VERSION {
+            let text = format!("this gateway speaks version {PROTOCOL_VERSION}, not {version}");
+            return Err(Refusal::new(CloseReason::Version, text));
+        }
+        self.config.auth.upstream(app, token)?;
+        let tick = self.clock.tick;
+        let Some(conn) = self.conns.find(id) else { return Ok(()) };
+        conn.phase = crate::conn::Phase::Open;
+        conn.since = tick;
+        conn.app = app;
+        conn.upstream = Some(Box::new(Upstream { name: name.to_owned(), ..Upstream::default() }));
+        self.metrics.upstreams += 1;
+        tracing::info!(app, name, "an upstream has come");
+        self.tell_upstream(
+            id,
+            &GatewayFrame::Welcome {
+                version: PROTOCOL_VERSION,
+                heartbeat_s: HEARTBEAT.as_secs() as u16,
+                credits: UPSTREAM_CREDITS,
+            },
+        );
+        Ok(())
+    }
+
+    /// Counts a request against the credits.
+    fn take_credit(&mut self, id: ConnId, request: u32, ack: AckMode) -> Result<Origin, Refusal> {
+        let at = self.here(id);
+        if let Some(upstream) = self.upstream(id) {
+            upstream.outstanding += 1;
+            if upstream.outstanding > UPSTREAM_CREDITS {
+                let text = format!("more than {UPSTREAM_CREDITS} publishes are unanswered");
+                return Err(Refusal::new(CloseReason::Credits, text));
+            }
+        }
+        Ok(Origin { at, request, silent: ack == AckMode::None })
+    }
+
+    fn upstream(&mut self, id: ConnId) -> Option<&mut Upstream> {
+        self.conns.find(id)?.upstream.as_deref_mut()
+    }
+
+    /// What a publish says about its message; or how it ends at once.
+    fn head(&self, head: &PublishHead) -> Result<Head, Code> {
+        match head.ack {
+            AckMode::Stored => return Err(Code::Unsupported),
+            AckMode::None | AckMode::Accepted => {}
+        }
+        let category = self.config.policy.category(head.category).ok_or(Code::UnknownCategory)?;
+        let ttl = u64::from(head.ttl_ms);
+        let expires_ms = if ttl == 0 { 0 } else { self.clock.millis().0 + ttl };
+        Ok(Head {
+            category: *category,
+            kind: head.kind,
+            expires_ms,
+            idempotency_key: head.idempotency_key,
+        })
+    }
+
+    fn publish_room(
+        &mut self,
+        id: ConnId,
+        app: u32,
+        head: &PublishHead,
+        room: u64,
+        payload: &[u8],
+    ) -> Result<(), Refusal> {
+        let origin = self.take_credit(id, head.request, head.ack)?;
+        let key = RoomKey { app: AppId(app), room: RoomId(room) };
+        match self.head(head) {
+            Ok(_) if room == 0 => self.published(origin, Code::Forbidden, 0),
+            Ok(head) => self.publish(origin, key, head, payload),
+            Err(code) => self.published(origin, code, 0),
+        }
+        Ok(())
+    }
+
+    fn direct(&self, head: &PublishHead, payload: &[u8]) -> Result<Direct, Code> {
+        let (category, kind) = (head.category, head.kind);
+        let head = self.head(head)?;
+        let payload = Tail(payload);
+        let frame = ServerFrame::Direct { inbox_seq: 0, category, kind, flags: 0, payload };
+        Ok(Direct { head, frame: Bytes::from(frame.to_vec()) })
+    }
+
+    fn publish_users(
+        &mut self,
+        id: ConnId,
+        app: u32,
+        head: &PublishHead,
+        users: &[u64],
+        scope: Scope,
+        payload: &[u8],
+    ) -> Result<(), Refusal> {
+        let origin = self.take_credit(id, head.request, head.ack)?;
+        let direct = match self.direct(head, payload) {
+            Ok(direct) => direct,
+            Err(code) => {
+                self.published(origin, code, 0);
+                return Ok(());
+            }
+        };
+        let mut homes = vec![Vec::new(); usize::from(self.post.shards())];
+        for &user in users {
+            let user = UserKey { app: AppId(app), user: UserId(user) };
+            homes[usize::from(home_of_user(user, self.shards()).0)].push(user.user.0);
+        }
+        let parts = homes.iter().filter(|users| !users.is_empty()).count() as u32;
+        if parts == 0 {
+            self.published(origin, Code::Offline, 0);
+            return Ok(());
+        }
+        let tally = self.open_tally(origin, parts);
+        for (shard, users) in (0..).map(ShardIndex).zip(homes) {
+            if users.is_empty() {
+                continue;
+            }
+            if self.post.congested(shard) {
+                self.metrics.overloaded_total += 1;
+                self.tallied(tally, Code::Overloaded, 0, 1);
+                continue;
+            }
+            let (scope, direct) = (scope.number(), direct.clone());
+            self.post.send(shard, Mail::ToUsers { tally, app, users, scope, direct });
+        }
+        Ok(())
+    }
+
+    fn publish_app(
+        &mut self,
+        id: ConnId,
+        app: u32,
+        head: &PublishHead,
+        payload: &[u8],
+    ) -> Result<(), Refusal> {
+        let origin = self.take_credit(id, head.request, head.ack)?;
+        match self.direct(head, payload) {
+            Err(code) => self.published(origin, code, 0),
+            Ok(direct) => {
+                let tally = self.open_tally(origin, u32::from(self.post.shards()));
+                self.post.send(self.home_of_app(app), Mail::ToApp { tally, app, direct });
+            }
+        }
+        Ok(())
+    }
+
+    /// A request of somebody on this shard has ended.
+    pub(super) fn published(&mut self, origin: Origin, code: Code, seq: u64) {
+        let id = origin.at.conn;
+        let Some(conn) = self.conns.find(id).filter(|conn| conn.is_open()) else { return };
+        if let Role::Client(_) = conn.role {
+            return self.reply(id, origin.request, code, seq, &[]);
+        }
+        let Some(upstream) = conn.upstream.as_deref_mut() else { return };
+        upstream.outstanding -= 1;
+        if upstream.replies.is_empty() && upstream.silent == 0 {
+            self.replying.push(id);
+        }
+        if origin.silent {
+            upstream.silent += 1;
+        } else {
+            upstream.replies.push_back(PublishReply { request: origin.request, code, seq });
+        }
+    }
+
+    /// Writes the answers of this step, many to a frame.
+    pub(super) fn write_replies(&mut self) {
+        for id in std::mem::take(&mut self.replying) {
+            while let Some(upstream) = self.upstream(id)
+                && (!upstream.replies.is_empty() || upstream.silent > 0)
+            {
+                let count = upstream.replies.len().min(REPLIES_MAX);
+                let replies: Vec<_> = upstream.replies.drain(..count).collect();
+                let silent = std::mem::take(&mut upstream.silent);
+                let replies = List::new(&replies);
+                self.tell_upstream(id, &GatewayFrame::Replies { replies, silent });
+            }
+        }
+    }
+
+    fn subscribe(&mut self, id: ConnId, app: u32, events: u16, group: &str, channels: Vec<u16>) {
+        let at = self.here(id);
+        if self.subscribers.len() >= SUBSCRIBERS_MAX {
+            let text = "the gateway has as many subscribers as it may";
+            return self.refuse(id, Refusal::new(CloseReason::Full, text));
+        }
+        if let Some(upstream) = self.upstream(id) {
+            upstream.subscribed = true;
+        }
+        let group = group.to_owned();
+        let subscriber = Subscriber { at, app, events, group, channels };
+        self.tell_all(|| Mail::Subscribe(Box::new(subscriber.clone())));
+    }
+
+    /// Tells whoever asked for it that something has happened to a client.
+    pub(super) fn emit(&mut self, event: EventKind, id: ConnId, room: u64, reason: CloseReason) {
+        if self.subscribers.len() == 0 {
+            return;
+        }
+        let connection = self.connection_number(id);
+        let Some(conn) = self.conns.find(id) else { return };
+        let (app, user) = (conn.app, conn.user);
+        let frame = GatewayFrame::Event {
+            event,
+            connection,
+            user,
+            device: conn.device,
+            platform: conn.platform,
+            room,
+            address: conn.address,
+            port: conn.port,
+            reason,
+        };
+        let mut encoded = None;
+        for at in self.subscribers.for_event(app, event, user) {
+            let mail = if self.post.congested(at.shard) {
+                Mail::EventsLost { conn: at.conn, count: 1 }
+            } else {
+                let frame = encoded.get_or_insert_with(|| Bytes::from(frame.to_vec())).clone();
+                Mail::Event { conn: at.conn, frame }
+            };
+            self.post.send(at.shard, mail);
+        }
+    }
+
+    pub(super) fn event_to_upstream(&mut self, id: ConnId, frame: &[u8]) {
+        let Some(conn) = self.conns.find(id).filter(|conn| conn.is_open()) else { return };
+        if conn.outbox_bytes() + frame.len() > UPSTREAM_OUTBOX_BYTES_MAX {
+            return self.events_lost(id, 1);
+        }
+        conn.push(frame);
+        self.metrics.events_total += 1;
+        self.mark_ready(id);
+    }
+
+    pub(super) fn events_lost(&mut self, id: ConnId, count: u64) {
+        self.metrics.events_lost_total += count;
+        if let Some(upstream) = self.upstream(id) {
+            upstream.events_lost += count;
+        }
+        self.mark_ready(id);
+    }
+
+    pub(super) fn uplink_to_upstream(&mut self, id: ConnId, from: Origin, frame: &[u8]) {
+        let open = self.conns.find(id).filter(|conn| conn.is_open());
+        let (code, app) = match open {
+            None => (Code::NoAnswer, None),
+            Some(conn) if conn.outbox_bytes() + frame.len() > UPSTREAM_OUTBOX_BYTES_MAX => {
+                let app = conn.app;
+                if let Some(upstream) = conn.upstream.as_deref_mut() {
+                    upstream.uplinks_lost += 1;
+                }
+                (Code::Overloaded, Some(app))
+            }
+            Some(conn) => {
+                conn.push(frame);
+                self.metrics.uplinks_total += 1;
+                return self.mark_ready(id);
+            }
+        };
+        self.metrics.uplinks_refused_total += 1;
+        if let Some(app) = app {
+            let Origin { at, request, .. } = from;
+            let (conn, payload) = (at.conn, Bytes::new());
+            self.post.send(at.shard, Mail::UplinkReply { conn, app, request, code, payload });
+        }
+    }
+
+    /// Tells one upstream something that must be said: an answer, or what was left out.
+    pub(super) fn tell_upstream(&mut self, id: ConnId, frame: &GatewayFrame<'_>) {
+        self.scratch.clear();
+        frame.encode(&mut self.scratch);
+        let Some(conn) = self.conns.find(id).filter(|conn| conn.is_heard()) else { return };
+        conn.push(&self.scratch);
+        if conn.outbox_bytes() > UPSTREAM_OUTBOX_BYTES_MAX * 2 {
+            let text = "answers wait and are not read";
+            return self.refuse(id, Refusal::new(CloseReason::SlowReader, text));
+        }
+        self.mark_ready(id);
+    }
+
+    pub(super) fn kick_conn(&mut self, id: ConnId, reason: CloseReason, text: String) {
+        self.refuse(id, Refusal::new(reason, text));
+    }
+
+    /// The number that names a connection in logs and events: shard, generation, index.
+    pub(super) fn connection_number(&self, id: ConnId) -> u64 {
+        u64::from(self.me().0) << 52
+            | u64::from(id.generation & 0xf_ffff) << 32
+            | u64::from(id.index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_leads_back_to_whoever_asked() {
+        let conn = ConnId { index: 0xdead_beef, generation: 0x00ff_1234 };
+        let at = ConnRef { shard: ShardIndex(513), conn };
+        let origin = Origin { at, request: 0xffff_fffe, silent: false };
+        assert_eq!(origin_of(ticket(origin)), (at, 0xffff_fffe));
+    }
+}

@@ -1,0 +1,102 @@
+//! What is said at the start: what was found, what memory may be used, and what should be changed.
+
+use std::fs;
+
+use barrage_sys::RingConfig;
+use barrage_wire::upstream::PUBLISH_REPLY_BYTES;
+
+use crate::config::Config;
+use crate::conn::Conn;
+use crate::limits::{
+    CLIENT_OUTBOX_BYTES_MAX, CONNECTIONS_SPARE, IDEMPOTENCY_KEYS_MAX, LOGS_BYTES_MAX,
+    MAIL_QUEUE_MAX, UPSTREAM_CREDITS, ring_config,
+};
+use crate::local_room::Member;
+use crate::mail::Mail;
+
+/// Bytes of one remembered idempotency key, its place in the order included.
+const SEEN_BYTES: usize = 96;
+/// Bytes of a connection's slot in its ring, wheel and directory entry.
+const CONN_BOOKS_BYTES: usize = 24 + 8 + 2 * 25;
+
+/// Terms of the most memory that the gateway's own limits allow, beside what rooms remember.
+pub fn memory_terms(config: &Config, open_files: u64) -> Vec<(String, usize)> {
+    let shards = config.cores.len();
+    let per_shard = connections_per_shard(config);
+    let ring = ring_config(per_shard, open_files);
+    let connections = config.connections as usize;
+    let rings = shards * (per_shard + CONNECTIONS_SPARE).div_ceil(ring.slots) as usize;
+    let conn = size_of::<Conn>() + CONN_BOOKS_BYTES + 2 * 2 * size_of::<Member>();
+    let mib = |bytes: usize| bytes >> 20;
+    let ring_kib = ring.ring_bytes() >> 10;
+    let log_mib = mib(LOGS_BYTES_MAX);
+    vec![
+        (format!("{connections} connections of {conn} B, in two rooms each"), connections * conn),
+        (format!("{rings} data rings of {ring_kib} KiB"), rings * ring.ring_bytes()),
+        (format!("room logs, {log_mib} MiB per shard"), shards * LOGS_BYTES_MAX),
+        (
+            format!("mail, {shards} x {shards} queues of {MAIL_QUEUE_MAX}"),
+            shards * shards * MAIL_QUEUE_MAX * size_of::<Mail>(),
+        ),
+        (
+            format!("idempotency keys, {IDEMPOTENCY_KEYS_MAX} per shard"),
+            shards * IDEMPOTENCY_KEYS_MAX * SEEN_BYTES,
+        ),
+    ]
+}
+
+/// Connections that one shard may hold. The kernel spreads them by hash, so not evenly: a shard may
+/// have an eighth more than its share.
+pub fn connections_per_shard(config: &Config) -> u32 {
+    let shards = config.cores.len() as u32;
+    if shards == 1 {
+        return config.connections;
+    }
+    let share = config.connections.div_ceil(shards);
+    share.saturating_add(share / 8 + 64)
+}
+
+/// Logs the memory bound and the limits.
+pub fn report(config: &Config, open_files: u64) {
+    let terms = memory_terms(config, open_files);
+    let total: usize = terms.iter().map(|(_, bytes)| bytes).sum();
+    for (term, bytes) in &terms {
+        tracing::info!("memory: at most {:>6} MiB for {term}", bytes >> 20);
+    }
+    tracing::info!(
+        "memory: at most {} MiB in all, and for each slow reader up to {} KiB that wait, for each \
+         upstream {} KiB of answers; rooms remember up to 256 KiB each",
+        total >> 20,
+        CLIENT_OUTBOX_BYTES_MAX >> 10,
+        UPSTREAM_CREDITS as usize * PUBLISH_REPLY_BYTES >> 10,
+    );
+    for warning in warnings(config, open_files) {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// What is too low, and the line that mends it.
+fn warnings(config: &Config, open_files: u64) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let ring = ring_config(connections_per_shard(config), open_files);
+    let slots = RingConfig::slots_under(open_files);
+    if ring.slots < 1024 {
+        warnings.push(format!(
+            "only {slots} open files are allowed, so every {slots} connections need a data ring \
+             of their own: set `LimitNOFILE=1048576` in the service file, or `ulimit -n 1048576`"
+        ));
+    }
+    let low = |path: &str, needed: u64, name: &str| {
+        let found: u64 = fs::read_to_string(path).ok()?.trim().parse().ok()?;
+        (found < needed).then(|| {
+            format!(
+                "{name} is {found}: `sysctl -w {name}={needed}` for {} connections",
+                config.connections
+            )
+        })
+    };
+    let connections = u64::from(config.connections);
+    warnings.extend(low("/proc/sys/fs/file-max", connections + 65_536, "fs.file-max"));
+    warnings.extend(low("/proc/sys/net/core/somaxconn", 4096, "net.core.somaxconn"));
+    warnings
+}

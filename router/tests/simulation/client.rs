@@ -1,0 +1,54 @@
+//! A client, and what it insists on.
+
+use barrage_router::{CatchUp, Cursor, Frame, Joined};
+
+use crate::model::Model;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum State {
+    Away,
+    Joining,
+    Here,
+}
+
+/// A client of one room. It may come back through any shard.
+pub struct Member {
+    pub room: usize,
+    pub shard: usize,
+    pub state: State,
+    /// Tells an answer to this visit from a late answer to an earlier one.
+    pub visit: u32,
+    pub cursor: Option<Cursor>,
+}
+
+impl Member {
+    pub fn new(room: usize) -> Self {
+        Self { room, shard: 0, state: State::Away, visit: 0, cursor: None }
+    }
+
+    /// Is told how its join ended.
+    pub fn joined(&mut self, model: &Model, joined: &Joined) {
+        let head = Cursor { epoch: joined.epoch, seq: joined.head };
+        match &joined.catch_up {
+            CatchUp::Live => {
+                assert!(self.cursor.is_none_or(|cursor| cursor == head), "live, but behind");
+                self.cursor = Some(head);
+            }
+            CatchUp::Missed(frames) => {
+                frames.iter().for_each(|frame| self.receive(model, joined.epoch, frame));
+            }
+            CatchUp::Reset { .. } => self.cursor = Some(head),
+        }
+        assert_eq!(self.cursor, Some(head), "caught up");
+        self.state = State::Here;
+    }
+
+    /// Gets a frame: the next one of its epoch, with the bytes that everybody else gets.
+    pub fn receive(&mut self, model: &Model, epoch: u64, frame: &Frame) {
+        let cursor = self.cursor.as_mut().expect("a member that is here has a cursor");
+        assert_eq!(epoch, cursor.epoch, "epochs change only with a reset");
+        assert_eq!(frame.seq, cursor.seq + 1, "no gap, no repeat");
+        assert_eq!(frame.bytes, model.frame(epoch, frame.seq), "replay and live are the same");
+        cursor.seq = frame.seq;
+    }
+}
