@@ -221,7 +221,6 @@ pub struct Input {
 /// What is known of an upstream.
 #[derive(Default)]
 pub struct Upstream {
-    pub name: String,
     /// Publishes without an answer.
     pub outstanding: u32,
     /// Answers that were not sent yet.

@@ -10,6 +10,8 @@ pub mod config;
 mod conn;
 mod control;
 mod directory;
+#[cfg(test)]
+mod fake_ring;
 mod host;
 pub mod limits;
 mod local_room;

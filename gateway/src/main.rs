@@ -1,7 +1,7 @@
 //! `barrage-gateway`: reads its configuration, serves, drains on SIGTERM.
 #![forbid(unsafe_code)]
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -30,7 +30,10 @@ fn main() -> ExitCode {
 fn run(flags: Flags) -> Result<()> {
     let config = Config::load(flags)?;
     let filter = EnvFilter::try_from_env("BARRAGE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match config.log {
         LogFormat::Human => log.init(),
         LogFormat::Json => log.json().init(),

@@ -1,9 +1,10 @@
 //! Puts the parts together: listeners, shards, control thread; starts them and ends them.
 
-use std::net::TcpListener;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use barrage_router::Policy;
@@ -21,6 +22,10 @@ use crate::{control, mail, startup};
 /// How often the control thread looks whether it was told to end.
 const SIGNAL_CHECK: Duration = Duration::from_millis(20);
 
+/// How long a port may still be in use when a gateway is restarted.
+const RESTART_MAX: Duration = Duration::from_secs(1);
+const RESTART_RETRY: Duration = Duration::from_millis(10);
+
 /// Runs a gateway until `stop` is set; calls `ready` when all listeners accept.
 pub fn run(config: &Config, stop: Arc<AtomicBool>, ready: impl FnOnce()) -> Result<()> {
     let open_files = barrage_sys::raise_open_files_limit();
@@ -37,10 +42,9 @@ pub fn run(config: &Config, stop: Arc<AtomicBool>, ready: impl FnOnce()) -> Resu
         let (handle, asks) = Handle::new(core, waker.clone());
         let mine = listeners.for_shard(config, index)?;
         let settings = settings.clone();
-        let ring_waker = waker.clone();
-        running.push(host::spawn(core, waker, asks, move || {
+        running.push(host::spawn(core, asks, move || {
             let ring = ring_config(settings.connections, open_files);
-            let mut ring = KernelRing::new(ring, ring_waker)?;
+            let mut ring = KernelRing::new(ring, waker)?;
             let mut roles = Vec::new();
             for (role, listener) in mine {
                 ring.listen(listener);
@@ -109,12 +113,9 @@ impl Listeners {
         let tcp = |flag, address| {
             // Other shards share the port; another program must not, and the kernel would let it
             // when both run as one user.
-            if index == 0 {
-                TcpListener::bind(address)
-                    .map(drop)
-                    .with_context(|| format!("{flag} {address}: cannot listen there"))?;
-            }
-            Listener::tcp(address).with_context(|| format!("{flag} {address}: cannot listen there"))
+            let free = if index == 0 { await_free(address) } else { Ok(()) };
+            free.and_then(|()| Listener::tcp(address))
+                .with_context(|| format!("{flag} {address}: cannot listen there"))
         };
         let upstream = match (&self.upstream_unix, &config.upstream) {
             (Some((listener, _)), _) => listener.share()?,
@@ -132,6 +133,20 @@ impl Listeners {
         if let Some((_, path)) = &self.upstream_unix {
             // A file that somebody else has removed is gone as well.
             let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Waits until nobody listens on `address`. The kernel winds up the rings of a gateway that has just
+/// ended, and the listeners with them, a moment after the process is gone.
+fn await_free(address: SocketAddr) -> io::Result<()> {
+    let until = Instant::now() + RESTART_MAX;
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                std::thread::sleep(RESTART_RETRY);
+            }
+            result => return result.map(drop),
         }
     }
 }

@@ -32,17 +32,19 @@ impl Wheel {
         Self { slots: vec![Vec::new(); SLOTS], now }
     }
 
-    /// Looks at `conn` after `ticks`, or at the wheel's horizon when that is sooner: whoever is
-    /// looked at too early asks again.
-    pub fn look_after(&mut self, conn: ConnId, ticks: u32) {
-        let ticks = ticks.clamp(1, SLOTS as u32 - 1);
+    /// Looks at `conn` when `ticks` have passed since `now`, or at the wheel's horizon when that is
+    /// sooner: whoever is looked at too early asks again. The wheel may not have turned to `now`
+    /// yet; counted from where it is, a look would come too early, and one that comes once would
+    /// be lost.
+    pub fn look_after(&mut self, conn: ConnId, now: u32, ticks: u32) {
+        let ticks = now.wrapping_sub(self.now).saturating_add(ticks).clamp(1, SLOTS as u32 - 1);
         let slot = (self.now.wrapping_add(ticks)) as usize % SLOTS;
         self.slots[slot].push(Entry { index: conn.index, generation: conn.generation });
     }
 
-    /// Looks at `conn` once more than otherwise, after `ticks`.
-    pub fn look_once_after(&mut self, conn: ConnId, ticks: u32) {
-        self.look_after(ConnId { generation: conn.generation | ONCE, ..conn }, ticks);
+    /// Looks at `conn` once more than otherwise, when `ticks` have passed since `now`.
+    pub fn look_once_after(&mut self, conn: ConnId, now: u32, ticks: u32) {
+        self.look_after(ConnId { generation: conn.generation | ONCE, ..conn }, now, ticks);
     }
 
     /// Moves on by at most one tick towards `now`; returns whom to look at.
@@ -68,7 +70,7 @@ mod tests {
         let mut wheel = Wheel::new(u32::MAX - 5);
         let conn = |index| ConnId { index, generation: 1 };
         for (index, ticks) in [0, 1, 9, 1000, 5000].into_iter().enumerate() {
-            wheel.look_after(conn(index as u32), ticks);
+            wheel.look_after(conn(index as u32), u32::MAX - 5, ticks);
         }
         let mut seen = Vec::new();
         let mut at = 0u32;
@@ -80,5 +82,16 @@ mod tests {
             }
         }
         assert_eq!(seen, [(0, 1), (1, 1), (2, 9), (3, 1000), (4, 1023)]);
+    }
+
+    #[test]
+    fn a_wheel_that_lags_behind_the_clock_looks_no_sooner() {
+        let mut wheel = Wheel::new(7);
+        wheel.look_once_after(ConnId { index: 1, generation: 1 }, 9, 3);
+        let mut at = 7;
+        while wheel.turn(20).is_some_and(|mut due| due.next().is_none()) {
+            at += 1;
+        }
+        assert_eq!(at + 1, 12);
     }
 }

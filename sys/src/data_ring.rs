@@ -4,9 +4,8 @@
 use std::io;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::time::Duration;
 
-use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed, Timespec};
+use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use socket2::{SockAddr, SockAddrStorage};
 use thiserror::Error;
@@ -17,7 +16,7 @@ use crate::ring::{ConnId, Event, Peer};
 use crate::segment::SendSlice;
 
 /// Accepts in flight per listener; each has an address of its own to be written to.
-pub(crate) const ACCEPTS_IN_FLIGHT: usize = 32;
+pub(crate) const ACCEPTS_IN_FLIGHT: usize = 64;
 /// Completions taken off a ring at a time.
 const REAP_BATCH: usize = 256;
 /// Completions taken off a ring before the others get their turn.
@@ -128,7 +127,6 @@ pub(crate) struct DataRing {
     connect_addresses: Vec<Box<SockAddr>>,
     free_slots: Vec<u32>,
     rearm: Vec<u32>,
-    timer: ManuallyDrop<Box<Timespec>>,
     queued: bool,
 }
 
@@ -169,7 +167,6 @@ impl DataRing {
             connect_addresses: Vec::new(),
             free_slots: Vec::new(),
             rearm: Vec::new(),
-            timer: ManuallyDrop::new(Box::new(Timespec::new())),
             queued: false,
         };
         this.ring.completion().disable_eventfd();
@@ -300,20 +297,11 @@ impl DataRing {
         self.push(entry.user_data(Op::Recv.tag(generation, slot)));
     }
 
-    /// Makes the ring complete something after `delay`, so that a sleeper wakes up.
-    pub(crate) fn wake_in(&mut self, delay: Duration) {
-        **self.timer = Timespec::from(delay);
-        let entry = opcode::Timeout::new(&raw const **self.timer).build();
-        self.push(entry.user_data(Op::Silent.tag(0, 0)));
-        // The kernel copies the time when the request is submitted.
-        self.submit();
-    }
-
     fn push(&mut self, entry: squeue::Entry) {
         self.queued = true;
         loop {
             // SAFETY: what the entry points to outlives the request: slices are kept in their slot
-            // until the send completes, accept addresses and the timer are never freed, connect
+            // until the send completes, accept addresses are never freed, connect
             // addresses are kept until the request was submitted, descriptors are of this ring's
             // table or of listeners that live as long as the ring.
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {

@@ -132,14 +132,20 @@ impl KernelRing {
         self.listeners.len() - 1
     }
 
-    /// Connects to `remote`, from `local` when it is given.
+    /// Connects to `remote`, from `local` when it is given. Naming a port, too, is much faster when
+    /// there are many: the kernel's search for a free one grows with those in use.
     pub fn connect(&mut self, local: Option<SocketAddr>, remote: SocketAddr) -> io::Result<ConnId> {
         let socket = Socket::new(Domain::for_address(remote), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_tcp_nodelay(true)?;
         if let Some(local) = local {
-            // The port is then chosen when connecting, by the whole four-tuple: without this, one
-            // port serves one connection and not one per destination.
-            bind_address_no_port(&socket)?;
+            if local.port() == 0 {
+                // The port is then chosen when connecting, by the whole four-tuple: without this,
+                // one port serves one connection and not one per destination.
+                bind_address_no_port(&socket)?;
+            } else {
+                // A port whose last connection has ended a moment ago is as good as any.
+                socket.set_reuse_address(true)?;
+            }
             socket.bind(&local.into())?;
         }
         let ring = self.ring_with_room().ok_or(io::ErrorKind::StorageFull)?;
@@ -187,26 +193,13 @@ impl KernelRing {
         }
     }
 
-    /// Makes the set wake its sleeper after `delay`.
-    pub fn wake_in(&mut self, delay: Duration) {
-        self.rings[0].wake_in(delay);
-    }
-
-    /// To be called before waiting on the waker: says whether there is nothing to do.
-    pub fn sleep(&mut self) -> bool {
-        // Every ring must be told, so this does not stop at the first that is busy.
-        self.rings.iter_mut().fold(true, |quiet, ring| ring.sleep() && quiet)
-    }
-
-    /// To be called after waiting.
-    pub fn awake(&mut self) {
-        self.rings.iter_mut().for_each(DataRing::awake);
-    }
-
-    /// Sleeps until something has happened, or for `timeout`. For threads that nobody hosts.
-    pub fn wait(&mut self, timeout: Duration) {
+    /// Sleeps until something has happened, or for `timeout`. `is_idle` is asked last, when a wake-up
+    /// can no longer be missed: it says whether the caller has nothing else to do.
+    pub fn wait(&mut self, timeout: Duration, is_idle: impl FnOnce() -> bool) {
         self.waker.sleep();
-        if self.sleep() {
+        // Every ring must be told, so this does not stop at the first that is busy.
+        let quiet = self.rings.iter_mut().fold(true, |quiet, ring| quiet & ring.sleep());
+        if quiet && is_idle() {
             let time = Timespec {
                 tv_sec: timeout.as_secs() as i64,
                 tv_nsec: i64::from(timeout.subsec_nanos()),
@@ -219,7 +212,7 @@ impl KernelRing {
             }
         }
         self.waker.awake();
-        self.awake();
+        self.rings.iter_mut().for_each(DataRing::awake);
     }
 }
 

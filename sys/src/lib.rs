@@ -7,8 +7,6 @@
 
 mod buffers;
 mod data_ring;
-#[cfg(feature = "hosted")]
-mod hosted;
 mod kernel_ring;
 mod limits;
 mod ring;
@@ -17,8 +15,6 @@ mod thread;
 mod wake;
 
 pub use data_ring::RingError;
-#[cfg(feature = "hosted")]
-pub use hosted::HostedSleep;
 pub use kernel_ring::{KernelRing, Listener, RingConfig};
 pub use limits::{open_files_limit, raise_open_files_limit};
 pub use ring::{ConnId, Event, Peer, Ring, SLOT_BITS};

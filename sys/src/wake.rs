@@ -57,11 +57,6 @@ impl Waker {
     pub fn raw_fd(&self) -> RawFd {
         self.0.eventfd.as_raw_fd()
     }
-
-    /// Another descriptor of the same counter, for an owner that closes what it is given.
-    pub fn duplicate(&self) -> io::Result<OwnedFd> {
-        self.0.eventfd.try_clone()
-    }
 }
 
 impl AsFd for Waker {

@@ -45,7 +45,7 @@ fn echo_until(ring: &mut KernelRing, clients: usize) -> (usize, usize, Vec<u32>)
         ring.submit();
         most_rings = most_rings.max(ring.rings());
         if closed < clients {
-            ring.wait(Duration::from_secs(10));
+            ring.wait(Duration::from_secs(10), || true);
         }
     }
     (closed, most_rings, indexes)
@@ -121,7 +121,7 @@ fn a_close_ends_what_is_in_flight() {
         }
         ring.submit();
         if !closed {
-            ring.wait(Duration::from_secs(10));
+            ring.wait(Duration::from_secs(10), || true);
         }
     }
     let mut rest = Vec::new();

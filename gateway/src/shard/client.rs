@@ -13,7 +13,7 @@ use barrage_wire::{RawFrame, ServerFrame, split};
 use bytes::Bytes;
 
 use super::core::Core;
-use crate::conn::{Membership, Phase, Role};
+use crate::conn::{Conn, Membership, Phase, Role};
 use crate::limits::{HEARTBEAT, ROOMS_PER_CONNECTION_MAX};
 use crate::mail::{Head, Mail, Origin};
 use crate::refusal::Refusal;
@@ -331,8 +331,9 @@ impl Core {
         code: Code,
         payload: &[u8],
     ) {
-        // A ticket is only good for clients of the upstream's own app.
-        if self.conns.find(id).is_some_and(|conn| conn.is_open() && conn.app == app) {
+        // A ticket may be made up. It is only good for clients, and of the upstream's own app.
+        let to_client = |conn: &mut Conn| conn.is_open() && matches!(conn.role, Role::Client(_));
+        if self.conns.find(id).is_some_and(|conn| to_client(conn) && conn.app == app) {
             self.reply(id, request, code, 0, payload);
         }
     }

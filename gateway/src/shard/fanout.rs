@@ -7,9 +7,11 @@ use barrage_wire::server::{CLASSES, CloseReason, Code};
 use barrage_wire::{GatewayFrame, ServerFrame};
 
 use super::core::{Core, Local};
+use super::lifecycle::ticks;
 use crate::conn::{Conn, Flight, Membership, Phase};
 use crate::limits::{
-    CHUNK_SENDS, CHUNK_VISITS, CLIENT_OUTBOX_BYTES_MAX, READY_MAX, UPSTREAM_OUTBOX_BYTES_MAX,
+    CHUNK_SENDS, CHUNK_VISITS, CLIENT_OUTBOX_BYTES_MAX, LINGER_MAX, READY_MAX,
+    UPSTREAM_OUTBOX_BYTES_MAX,
 };
 use crate::local_room::LocalRoom;
 use crate::mail::{Direct, Mail, TallyId};
@@ -64,7 +66,9 @@ impl Core {
     pub(super) fn to_conn(&mut self, id: ConnId, direct: &Direct) {
         let Some(conn) = self.conns.find(id).filter(|conn| conn.is_open()) else { return };
         let category = direct.head.category;
-        let full = conn.outbox_bytes() + direct.frame.len() > CLIENT_OUTBOX_BYTES_MAX;
+        // What may be dropped leaves half of the place to what may not.
+        let max = if category.never_drop { 2 } else { 1 } * CLIENT_OUTBOX_BYTES_MAX / 2;
+        let full = conn.outbox_bytes() + direct.frame.len() > max;
         if full && category.never_drop {
             let text = "messages that may not be dropped wait and are not read";
             return self.refuse(id, Refusal::new(CloseReason::SlowReader, text));
@@ -202,6 +206,7 @@ impl Core {
         }
         if conn.phase == Phase::Closing {
             (conn.phase, conn.since) = (Phase::Finishing, tick);
+            self.wheel.look_once_after(id, tick, ticks(LINGER_MAX));
             return self.finishes.push(id);
         }
         let rooms = &self.local.rooms;

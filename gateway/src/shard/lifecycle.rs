@@ -20,7 +20,7 @@ const DRAIN_STEP: usize = 512;
 /// Rooms looked at for idleness in one tick.
 const SWEEP_STEP: usize = 256;
 
-const fn ticks(time: std::time::Duration) -> u32 {
+pub(super) const fn ticks(time: std::time::Duration) -> u32 {
     time.as_micros().div_ceil(TICK_US as u128) as u32
 }
 
@@ -31,7 +31,7 @@ impl Core {
         self.conns.insert(id, conn);
         self.connections += 1;
         self.metrics.accepted_total += 1;
-        self.wheel.look_after(id, ticks(HELLO_MAX));
+        self.wheel.look_after(id, self.clock.tick, ticks(HELLO_MAX));
         if self.draining.is_some() {
             self.refuse(id, Refusal::new(CloseReason::Draining, "the gateway is going away"));
         } else if self.connections > self.config.connections {
@@ -92,7 +92,7 @@ impl Core {
         let new = input.since == tick;
         conn.input = Some(input);
         if new {
-            self.wheel.look_once_after(id, ticks(FRAME_MAX));
+            self.wheel.look_once_after(id, tick, ticks(FRAME_MAX));
         }
     }
 
@@ -143,9 +143,10 @@ impl Core {
         conn.input = None;
         match conn.role {
             Role::Client(_) if handshaking => {
-                if let Some(error) = &refusal.handshake {
-                    conn.push_raw(|out| ws::write_refusal(error, out));
-                }
+                conn.push_raw(|out| match &refusal.handshake {
+                    Some(error) => ws::write_refusal(error, out),
+                    None => write_unavailable(&refusal.text, out),
+                });
             }
             Role::Client(transport) => {
                 let text = Text(&refusal.text);
@@ -165,7 +166,7 @@ impl Core {
                 conn.push(&self.scratch);
             }
         }
-        self.wheel.look_once_after(id, ticks(LINGER_MAX));
+        self.wheel.look_once_after(id, self.clock.tick, ticks(LINGER_MAX));
         self.mark_ready(id);
     }
 
@@ -208,7 +209,8 @@ impl Core {
                     if key.room.0 != 0 {
                         let home = home_of_room(key, self.shards());
                         self.post.send(home, Mail::Leave { shard: here.shard, key });
-                        self.emit(EventKind::Leave, id, key.room.0, reason);
+                        // Only the disconnect says why.
+                        self.emit(EventKind::Leave, id, key.room.0, CloseReason::PeerClosed);
                     }
                 }
                 let home = home_of_user(user, self.shards());
@@ -263,7 +265,7 @@ impl Core {
             }
         };
         if !once {
-            self.wheel.look_after(id, again);
+            self.wheel.look_after(id, now, again);
         }
     }
 
@@ -302,6 +304,16 @@ fn overdue(conn: &Conn, now: u32) -> Option<Refusal> {
         let text = "nothing was heard for longer than two heartbeats: send PING";
         Refusal::new(CloseReason::Idle, text)
     })
+}
+
+/// The answer to a WebSocket handshake that is not at fault itself.
+fn write_unavailable(text: &str, out: &mut Vec<u8>) {
+    let length = text.len() + 1;
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: text/plain; \
+         charset=utf-8\r\nContent-Length: {length}\r\n\r\n{text}\n"
+    );
+    out.extend_from_slice(answer.as_bytes());
 }
 
 /// How long a peer that was closed for this reason should stay away.

@@ -13,7 +13,9 @@ mod lifecycle;
 mod simulation;
 mod upstream;
 
-use barrage_sys::{Peer, Ring};
+use std::time::Duration;
+
+use barrage_sys::{KernelRing, Peer, Ring};
 
 pub use self::core::{Core, ShardConfig};
 use crate::conn::Role;
@@ -108,20 +110,19 @@ impl<R: Ring> Shard<R> {
     pub fn metrics(&self) -> Metrics {
         self.core.snapshot()
     }
+}
 
-    /// Whether mail waits.
-    pub fn has_mail(&self) -> bool {
-        !self.core.post.is_empty()
-    }
-
-    /// The shard slept, or is about to.
-    pub fn count_sleep(&mut self) {
+impl Shard<KernelRing> {
+    /// Sleeps until the network, mail or somebody who asks has something, or for `timeout`.
+    pub fn sleep(&mut self, timeout: Duration, nobody_asks: impl FnOnce() -> bool) {
         self.core.metrics.sleeps_total += 1;
+        let post = &self.core.post;
+        self.ring.wait(timeout, || post.is_empty() && nobody_asks());
     }
 
-    /// The network, for what only its host can do.
-    pub fn ring(&mut self) -> &mut R {
-        &mut self.ring
+    /// Data rings opened so far.
+    pub fn rings(&self) -> usize {
+        self.ring.rings()
     }
 }
 

@@ -108,7 +108,7 @@ impl Core {
         conn.phase = crate::conn::Phase::Open;
         conn.since = tick;
         conn.app = app;
-        conn.upstream = Some(Box::new(Upstream { name: name.to_owned(), ..Upstream::default() }));
+        conn.upstream = Some(Box::new(Upstream::default()));
         self.metrics.upstreams += 1;
         tracing::info!(app, name, "an upstream has come");
         self.tell_upstream(

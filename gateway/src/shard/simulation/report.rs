@@ -1,0 +1,61 @@
+//! What happened in a run, so that a run in which nothing did is noticed.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub frames: u64,
+    pub joins: u64,
+    pub messages: u64,
+    pub sheds: u64,
+    pub resets: u64,
+    pub replies: u64,
+    pub directs: u64,
+    pub uplinks: u64,
+    pub events: u64,
+    pub duplicates: u64,
+    pub short_sends: u64,
+    pub failed_sends: u64,
+    pub cut_sends: u64,
+    pub closes: BTreeMap<&'static str, u64>,
+    /// A hash of everything that peers have read, in order.
+    pub trace: u64,
+}
+
+impl Report {
+    pub fn hash(&mut self, what: &impl Hash) {
+        let mut hasher = DefaultHasher::new();
+        (self.trace, what).hash(&mut hasher);
+        self.trace = hasher.finish();
+    }
+
+    pub fn add(&mut self, other: Self) {
+        self.frames += other.frames;
+        self.joins += other.joins;
+        self.messages += other.messages;
+        self.sheds += other.sheds;
+        self.resets += other.resets;
+        self.replies += other.replies;
+        self.directs += other.directs;
+        self.uplinks += other.uplinks;
+        self.events += other.events;
+        self.duplicates += other.duplicates;
+        self.short_sends += other.short_sends;
+        self.failed_sends += other.failed_sends;
+        self.cut_sends += other.cut_sends;
+        for (reason, count) in other.closes {
+            *self.closes.entry(reason).or_default() += count;
+        }
+        self.trace ^= other.trace;
+    }
+
+    /// How often the rarest kind of thing happened; sheds are for scenarios of their own.
+    pub fn rarest(&self) -> u64 {
+        let client = self.joins.min(self.messages).min(self.resets).min(self.replies);
+        let upstream = self.directs.min(self.uplinks).min(self.events).min(self.duplicates);
+        let sends = self.short_sends.min(self.failed_sends).min(self.cut_sends);
+        client.min(upstream).min(sends)
+    }
+}

@@ -1,0 +1,416 @@
+//! Shards, their mail, their peers, and a clock, all moved by one seed.
+
+use std::sync::Arc;
+
+use barrage_router::{AppId, HistoryLimits, Policy, UserId, UserKey, home_of_user};
+use barrage_sys::Waker;
+use barrage_wire::server::ServerFrame;
+use barrage_wire::split;
+
+use super::client::{Client, ROOMS};
+use super::model::{Sequence, Target, Truth};
+use super::report::Report;
+use super::upstream::{Listener, Upstream};
+use crate::auth::Auth;
+use crate::conn::Role;
+use crate::fake_ring::{FakeRing, Faults, Random};
+use crate::limits::{HISTORY, LINGER_MAX, SEND_STALL_MAX};
+use crate::mail;
+use crate::room_log::Transport;
+use crate::shard::{Next, Shard, ShardConfig, TICK_US};
+
+pub const USERS: u64 = 6;
+/// What the three listeners of every shard are for.
+pub const ROLES: [Role; 3] =
+    [Role::Client(Transport::Tcp), Role::Client(Transport::WebSocket), Role::Upstream];
+/// Turns of a run.
+const TURNS: usize = 500;
+/// Turns without which a gateway that is left alone has come to rest.
+const REST_TURNS_MAX: usize = 20_000;
+
+/// A configuration for a small gateway.
+pub fn config() -> ShardConfig {
+    ShardConfig {
+        connections: 1000,
+        slots_per_ring: 8,
+        client_frames_per_second: 1000,
+        frames_per_send: 64,
+        pace_percent: 100,
+        history: HISTORY,
+        auth: Auth::Open,
+        policy: Arc::new(Policy::builtin()),
+        epoch: 1_000_000,
+    }
+}
+
+/// See the module.
+pub struct World {
+    random: Random,
+    pub now_us: u64,
+    pub shards: Vec<Shard<FakeRing>>,
+    /// Steps that each shard has taken.
+    steps: Vec<u64>,
+    clients: Vec<Client>,
+    upstreams: Vec<Upstream>,
+    /// Steps of all shards at the moment at which a client's WELCOME was read.
+    welcomed: Vec<Vec<u64>>,
+    sessions: u64,
+    truth: Truth,
+    report: Report,
+}
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        let mut random = Random(seed);
+        let count = random.pick(&[1, 2, 2, 3]);
+        let slots = random.pick(&[2, 4, 16]);
+        let config = ShardConfig {
+            slots_per_ring: slots as u32,
+            connections: random.pick(&[1000, 1000, 5]),
+            client_frames_per_second: random.pick(&[1000, 1000, 20]),
+            frames_per_send: random.pick(&[1, 3, 64]),
+            pace_percent: random.pick(&[100, 50]),
+            history: random.pick(&[
+                HISTORY,
+                HistoryLimits { frames_max: 5, bytes_max: 10_000 },
+                HistoryLimits { frames_max: 0, bytes_max: 0 },
+            ]),
+            ..config()
+        };
+        let faults = Faults {
+            late: random.pick(&[0, 30, 70]),
+            short: random.pick(&[0, 30, 80]),
+            split: random.pick(&[0, 30, 80]),
+            events_max: random.pick(&[3, 20, 1000]),
+        };
+        let wakers: Vec<Waker> = (0..count).map(|_| Waker::new().expect("an eventfd")).collect();
+        let shards: Vec<_> = mail::connect(&wakers)
+            .into_iter()
+            .map(|post| {
+                let ring = FakeRing::new(random.next(), 16 / slots, slots, faults);
+                Shard::new(ring, ROLES.to_vec(), config.clone(), post)
+            })
+            .collect();
+        let group = random.pick(&["", "workers"]);
+        let mut own = |name: usize| (name, 1 + name as u32 % 2, random.below(count), random.next());
+        let clients: Vec<_> = (0..10)
+            .map(|name| {
+                let (name, app, shard, seed) = own(name);
+                let user = 1 + seed % USERS;
+                Client::new(name, app, user, shard, Random(seed))
+            })
+            .collect();
+        let upstreams = (0..3)
+            .map(|name| {
+                let (name, app, shard, seed) = own(name);
+                Upstream::new(name, app, shard, group, Random(seed))
+            })
+            .collect();
+        Self {
+            random,
+            now_us: 1_000_000,
+            steps: vec![0; count],
+            shards,
+            welcomed: vec![vec![0; count]; clients.len()],
+            clients,
+            upstreams,
+            sessions: 0,
+            truth: Truth::new(),
+            report: Report::default(),
+        }
+    }
+
+    pub fn run(mut self) -> Report {
+        let flooded = self.random.percent(5);
+        for turn in 0..TURNS {
+            self.pass_time();
+            for _ in 0..self.random.below(4) {
+                self.act();
+            }
+            if flooded && turn % 100 == 50 {
+                self.flood();
+            }
+            let shard = self.random.below(self.shards.len());
+            self.step(shard);
+        }
+        self.settle();
+        self.check_rest();
+        if self.random.percent(50) {
+            self.drain();
+        } else {
+            self.leave();
+        }
+        self.check_empty();
+        for shard in &mut self.shards {
+            let ring = &mut shard.ring;
+            self.report.short_sends += ring.short_sends;
+            self.report.failed_sends += ring.failed_sends;
+            self.report.cut_sends += ring.cut_sends;
+        }
+        self.report
+    }
+
+    fn pass_time(&mut self) {
+        self.now_us += match self.random.below(1000) {
+            0 => self.random.below(400_000_000) as u64,
+            1..4 => self.random.below(12_000_000) as u64,
+            4..40 => self.random.below(300_000) as u64,
+            _ => self.random.below(2_000) as u64,
+        };
+    }
+
+    pub fn step(&mut self, shard: usize) -> Next {
+        self.steps[shard] += 1;
+        let next = self.shards[shard].step(self.now_us);
+        self.report.hash(&(shard, matches!(next, Next::Again)));
+        next
+    }
+
+    /// Some peer does something.
+    fn act(&mut self) {
+        if self.random.percent(25) {
+            let at = self.random.below(self.upstreams.len());
+            return self.act_upstream(at);
+        }
+        let at = self.random.below(self.clients.len());
+        let client = &mut self.clients[at];
+        if client.session.is_none() {
+            client.shard = self.random.below(self.shards.len());
+            self.sessions += 1;
+            let ring = &mut self.shards[client.shard].ring;
+            return client.connect(ring, self.sessions);
+        }
+        let ring = &mut self.shards[client.shard].ring;
+        client.act(ring, &mut self.truth);
+        client.deaf = client.deaf.saturating_sub(1);
+        if client.deaf == 0 {
+            self.hear_client(at);
+        }
+    }
+
+    fn hear_client(&mut self, at: usize) {
+        let client = &mut self.clients[at];
+        let ring = &mut self.shards[client.shard].ring;
+        if client.hear(ring, &mut self.truth, &mut self.report) {
+            self.welcomed[at] = self.steps.clone();
+        }
+    }
+
+    fn act_upstream(&mut self, at: usize) {
+        let upstream = &mut self.upstreams[at];
+        if upstream.link().is_none() {
+            upstream.shard = self.random.below(self.shards.len());
+            return upstream.connect(&mut self.shards[upstream.shard].ring);
+        }
+        let ring = &mut self.shards[upstream.shard].ring;
+        let app = upstream.app;
+        let (clients, steps, welcomed) = (&self.clients, &self.steps, &self.welcomed);
+        upstream.act(ring, &mut self.truth, |target| {
+            let mut there = Vec::new();
+            for (at, client) in clients.iter().enumerate() {
+                let Some(session) = client.session.as_ref().filter(|session| session.is_live())
+                else {
+                    continue;
+                };
+                let user = UserKey { app: AppId(app), user: UserId(client.user) };
+                let shards = u16::try_from(steps.len()).expect("few").try_into().expect("some");
+                let home = usize::from(home_of_user(user, shards).0);
+                // The user's home has read its mail since the client was welcomed.
+                let known = steps[home] > welcomed[at][home];
+                let is_meant = client.app == app
+                    && match target {
+                        Target::Users(users) => users.contains(&client.user) && known,
+                        Target::App => true,
+                        Target::Room(_) => false,
+                    };
+                if is_meant {
+                    there.push((at, session.number));
+                }
+            }
+            there
+        });
+        let upstream = &mut self.upstreams[at];
+        upstream.deaf = upstream.deaf.saturating_sub(1);
+        if upstream.deaf == 0 {
+            self.hear_upstream(at);
+        }
+    }
+
+    fn hear_upstream(&mut self, at: usize) {
+        let upstream = &mut self.upstreams[at];
+        let ring = &mut self.shards[upstream.shard].ring;
+        for (listener, id) in upstream.hear(ring, &mut self.truth, &mut self.report) {
+            let (client, number): Listener = listener;
+            let session = self.clients[client].session.as_mut();
+            if let Some(session) = session.filter(|session| session.number == number) {
+                session.owed.insert(id);
+            }
+        }
+    }
+
+    /// More than a window of large messages, while whoever is deaf stays so.
+    fn flood(&mut self) {
+        let at = self.random.below(self.upstreams.len());
+        let room = 1 + self.random.below(ROOMS as usize) as u64;
+        let upstream = &mut self.upstreams[at];
+        upstream.flood(&mut self.shards[upstream.shard].ring, &mut self.truth, room, 90);
+    }
+
+    /// Everybody reads, nothing goes wrong any more, and nobody asks for more.
+    fn settle(&mut self) {
+        for shard in &mut self.shards {
+            shard.ring.set_faults(Faults::NONE);
+        }
+        let mut quiet = 0;
+        for _ in 0..REST_TURNS_MAX {
+            self.now_us += 1_000;
+            for at in 0..self.upstreams.len() {
+                self.hear_upstream(at);
+                let upstream = &mut self.upstreams[at];
+                let answers = upstream.answer();
+                if let (Some(link), false) = (upstream.link(), answers.is_empty()) {
+                    self.shards[upstream.shard].ring.write(link, &answers);
+                }
+            }
+            (0..self.clients.len()).for_each(|at| self.hear_client(at));
+            let mut busy = false;
+            for at in 0..self.shards.len() {
+                // A tick is work, too, and comes for ever.
+                let tick = self.now_us / TICK_US != (self.now_us - 1_000) / TICK_US;
+                busy |= self.step(at) == Next::Again && !tick;
+                busy |= self.is_busy(at);
+            }
+            quiet = if busy { 0 } else { quiet + 1 };
+            if quiet > 3 {
+                return;
+            }
+        }
+        for (at, shard) in self.shards.iter_mut().enumerate() {
+            eprintln!("shard {at}: mail {} ring quiet {} resting {:?} more {} queues {:?} ready {} closes {}", !shard.core.post.is_empty(), shard.ring.is_quiet(), shard.core.local.resting, shard.core.has_more(), shard.core.local.queues, shard.core.ready.len(), shard.core.closes.len());
+            shard.ring.dump();
+        }
+        panic!("it never comes to rest");
+    }
+
+    fn is_busy(&mut self, at: usize) -> bool {
+        let shard = &mut self.shards[at];
+        !shard.core.post.is_empty() || !shard.ring.is_quiet() || !shard.core.local.resting.is_empty()
+    }
+
+    fn check_rest(&mut self) {
+        self.learn_history();
+        let uplinks_lost = self.upstreams.iter().any(|upstream| upstream.ended > 0);
+        let shards = &self.shards;
+        let head = |of: Sequence| {
+            let mut rooms = shards.iter().flat_map(|shard| &shard.core.homes.rooms);
+            rooms.find_map(|(_, room)| {
+                let key = room.key();
+                let same = (key.app.0, key.room.0, room.epoch()) == (of.app, of.room, of.epoch);
+                same.then(|| room.head())
+            })
+        };
+        for client in &self.clients {
+            client.check_rest(head, uplinks_lost);
+            client.check_owed(&self.truth);
+        }
+        self.upstreams.iter().for_each(Upstream::check_rest);
+        self.truth.check_ranges();
+        for shard in &self.shards {
+            assert_eq!(shard.metrics().log_bytes, 0, "everybody has everything");
+            assert!(shard.core.tallies.is_empty(), "every answer was collected");
+        }
+    }
+
+    /// What nobody has got is still in the memory of its room.
+    fn learn_history(&mut self) {
+        for shard in &self.shards {
+            for (_, room) in &shard.core.homes.rooms {
+                let (app, of) = (room.key().app.0, room.key().room.0);
+                let of = Sequence { app, room: of, epoch: room.epoch() };
+                let oldest = room.history().oldest().unwrap_or(1);
+                for frame in room.history().since(oldest - 1).into_iter().flatten() {
+                    let mut bytes = &frame.bytes[..];
+                    let raw = split(&mut bytes, usize::MAX).expect("frames").expect("a frame");
+                    let Ok(ServerFrame::Message { seq, category, kind, payload, .. }) =
+                        ServerFrame::decode(raw)
+                    else {
+                        panic!("rooms remember messages");
+                    };
+                    let id = self.truth.id_of(app, category, kind, payload.0);
+                    self.truth.heard(of, seq, id);
+                }
+            }
+        }
+    }
+
+    /// Everybody goes.
+    fn leave(&mut self) {
+        for client in &mut self.clients {
+            let errno = self.random.pick(&[0, crate::fake_ring::ECONNRESET]);
+            client.hang_up(&mut self.shards[client.shard].ring, errno);
+        }
+        for upstream in &mut self.upstreams {
+            upstream.hang_up(&mut self.shards[upstream.shard].ring, 0);
+        }
+        self.pass(SEND_STALL_MAX.as_micros() as u64);
+    }
+
+    /// The gateway goes. Peers that read hear why; those that do not are cut.
+    fn drain(&mut self) {
+        for shard in &mut self.shards {
+            shard.drain();
+        }
+        // Once to say it, once to wait for the peer, and some ticks.
+        self.pass(2 * LINGER_MAX.as_micros() as u64 + 1_000_000);
+        for shard in &self.shards {
+            assert!(shard.is_drained(), "a drain ends in time");
+        }
+    }
+
+    fn pass(&mut self, us: u64) {
+        self.settle();
+        let until = self.now_us + us;
+        while self.now_us < until {
+            self.now_us += 50_000;
+            for at in 0..self.shards.len() {
+                self.step(at);
+            }
+            (0..self.clients.len()).for_each(|at| self.hear_client(at));
+            (0..self.upstreams.len()).for_each(|at| self.hear_upstream(at));
+        }
+    }
+
+    /// Nobody is here, and nothing is left of them.
+    fn check_empty(&mut self) {
+        for shard in &self.shards {
+            check_empty(shard);
+        }
+    }
+}
+
+/// A shard without connections holds nothing but rooms that nobody is in.
+pub fn check_empty(shard: &Shard<FakeRing>) {
+    let (core, metrics) = (&shard.core, shard.metrics());
+    let gauges = [
+        ("connections", metrics.connections),
+        ("clients", metrics.clients),
+        ("upstreams", metrics.upstreams),
+        ("memberships", metrics.memberships),
+        ("local rooms", metrics.rooms_local),
+        ("log bytes", metrics.log_bytes),
+        ("tallies", core.tallies.len() as u64),
+        ("aliases", core.local.by_alias.len() as u64),
+        ("apps", core.local.by_app.len() as u64),
+        ("subscribers", core.subscribers.len() as u64),
+        ("members", core.homes.rooms.iter().map(|(_, room)| u64::from(room.members())).sum()),
+        ("names", core.conns.ids().count() as u64),
+    ];
+    for (what, count) in gauges {
+        assert_eq!(count, 0, "{what} are left");
+    }
+    assert_eq!(metrics.accepted_total, metrics.closed_total);
+    for (app, user) in (1..=2).flat_map(|app| (1..=USERS).map(move |user| (app, user))) {
+        let user = UserKey { app: AppId(app), user: UserId(user) };
+        assert_eq!(core.homes.users.find(user).count(), 0, "{user:?} is gone");
+    }
+}

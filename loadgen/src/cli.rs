@@ -1,0 +1,349 @@
+//! The command line.
+
+use std::net::{IpAddr, SocketAddr};
+
+use barrage_wire::limits::PAYLOAD_BYTES_MAX;
+use clap::{Args, Parser, Subcommand};
+
+use crate::plan::{Transport, UPLINK_BYTES_MAX};
+use crate::sources;
+use crate::stamp::STAMP_BYTES;
+use crate::upstream::{UpstreamAddress, parse_address};
+
+/// The most clients of a run.
+const CLIENTS_MAX: i64 = 4_000_000;
+
+/// Load generator for the Barrage gateway.
+///
+/// Connects clients, publishes to them, accounts for every message at every member, and says
+/// whether the figures can be trusted. Ctrl-C ends a run early and still reports.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXIT_CODES, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes:
+  0  the run is valid and nothing is missing
+  1  the gateway could not be reached, or the run could not be made
+  2  wrong usage
+  3  messages are missing without explanation, or came twice or out of order
+  4  the run is invalid: its figures say more about the generator than about the gateway";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// One room: publish to all its members and time every delivery.
+    Room(RoomArgs),
+    /// Connections: how fast they are made, what they cost, whether they last.
+    Connect(ConnectArgs),
+    /// Client to upstream and back: requests a second and their latency.
+    Uplink(UplinkArgs),
+    /// This machine's ceiling: one bare send(2) per delivery, without any gateway.
+    Limit(LimitArgs),
+}
+
+/// The gateway's client listener.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Target {
+    /// The gateway's TCP listener, HOST:PORT.
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
+    pub tcp: Option<SocketAddr>,
+    /// The gateway's WebSocket listener, HOST:PORT.
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
+    pub ws: Option<SocketAddr>,
+}
+
+impl Target {
+    /// What to speak, and where.
+    pub fn transport(&self) -> (Transport, SocketAddr) {
+        match (self.tcp, self.ws) {
+            (Some(address), _) => (Transport::Tcp, address),
+            (None, Some(address)) => (Transport::Ws, address),
+            (None, None) => unreachable!("clap requires one of the two"),
+        }
+    }
+}
+
+/// Options of every command that connects clients to a gateway.
+#[derive(Debug, Args)]
+pub struct Clients {
+    #[command(flatten)]
+    /// Where to connect.
+    pub target: Target,
+    /// The tenant of clients and upstream.
+    #[arg(long, default_value_t = 1)]
+    pub app: u32,
+    /// Source addresses of the connections: addresses and networks with commas between. For a
+    /// loopback target the default is 127.1.0.1 and on, one per 10,000 connections or so.
+    #[arg(long, value_name = "LIST", value_parser = parse_sources)]
+    pub source: Option<SourceList>,
+    /// Core of the network thread [default: the highest, if there are two].
+    #[arg(long, value_name = "N")]
+    pub core: Option<usize>,
+    /// Core of the upstream thread [default: any].
+    #[arg(long, value_name = "N")]
+    pub upstream_core: Option<usize>,
+    /// Process id of the gateway: its processor time and memory are then reported.
+    #[arg(long, value_name = "P")]
+    pub gateway_pid: Option<u32>,
+    /// The gateway's HTTP address: its /metrics say how many sends it made.
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
+    pub metrics: Option<SocketAddr>,
+}
+
+/// Addresses that connections come from.
+#[derive(Clone, Debug)]
+pub struct SourceList(pub Vec<IpAddr>);
+
+fn parse_sources(text: &str) -> Result<SourceList, String> {
+    sources::parse_list(text).map(SourceList)
+}
+
+/// How to report.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Reporting {
+    /// One JSON object on stdout instead of a summary for people.
+    #[arg(long)]
+    pub json: bool,
+    /// No progress on stderr.
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// `room`.
+#[derive(Debug, Args)]
+pub struct RoomArgs {
+    /// Where and who.
+    #[command(flatten)]
+    pub clients: Clients,
+    /// The gateway's upstream listener, HOST:PORT or unix:PATH.
+    #[arg(long, value_name = "ADDR", value_parser = UpstreamAddress::parse)]
+    pub upstream: UpstreamAddress,
+    /// Members of the room.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=CLIENTS_MAX))]
+    pub members: u32,
+    /// Messages a second; 0: as fast as a bounded window allows.
+    #[arg(long, value_name = "R", value_parser = parse_rate)]
+    pub rate: f64,
+    /// Bytes of a payload; the first 16 are a time stamp.
+    #[arg(long, value_name = "B", value_parser = parse_size)]
+    pub size: usize,
+    /// Seconds to measure, after the warm-up.
+    #[arg(long, value_name = "S", value_parser = parse_secs)]
+    pub secs: f64,
+    /// Seconds to send before measuring; accounted for, and not in the other figures.
+    #[arg(long, value_name = "S", default_value = "1", value_parser = parse_secs_or_0)]
+    pub warmup: f64,
+    /// Messages that may be published and not yet everywhere delivered, with --rate 0
+    /// [default: 512 KiB of frames, at least 64].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub window: Option<u64>,
+    /// The room.
+    #[arg(long, value_name = "ID", default_value_t = 1)]
+    pub room: u64,
+    /// The category of the messages: 4 is chat, in class P3.
+    #[arg(long, value_name = "ID", default_value_t = 4)]
+    pub category: u16,
+    /// How to report.
+    #[command(flatten)]
+    pub reporting: Reporting,
+}
+
+/// `connect`.
+#[derive(Debug, Args)]
+pub struct ConnectArgs {
+    /// Where and who.
+    #[command(flatten)]
+    pub clients: Clients,
+    /// Connections.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=CLIENTS_MAX))]
+    pub count: u32,
+    /// Seconds to hold them, pinging as the gateway asks.
+    #[arg(long, value_name = "S", value_parser = parse_secs_or_0)]
+    pub hold: f64,
+    /// Connections a second, at most; 0: as fast as it goes, 512 at a time.
+    #[arg(long, value_name = "R", default_value = "0", value_parser = parse_rate)]
+    pub rate: f64,
+    /// Rooms that the clients are spread over; each joins one [default: one per 50 clients].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rooms: Option<u32>,
+    /// The first room's id; the others follow.
+    #[arg(long, value_name = "ID", default_value_t = 1)]
+    pub room: u64,
+    /// Each client also joins one room of all clients: the one after the others.
+    #[arg(long)]
+    pub one_room: bool,
+    /// After the ramp, publish one message to all (implies --one-room) and time it.
+    #[arg(long, requires = "upstream")]
+    pub then_broadcast: bool,
+    /// The gateway's upstream listener, HOST:PORT or unix:PATH, for --then-broadcast.
+    #[arg(long, value_name = "ADDR", value_parser = UpstreamAddress::parse)]
+    pub upstream: Option<UpstreamAddress>,
+    /// Bytes of the broadcast's payload.
+    #[arg(long, value_name = "B", default_value = "128", value_parser = parse_size)]
+    pub size: usize,
+    /// The category of the broadcast: 0 is system, in class P0.
+    #[arg(long, value_name = "ID", default_value_t = 0)]
+    pub category: u16,
+    /// How to report.
+    #[command(flatten)]
+    pub reporting: Reporting,
+}
+
+/// `uplink`.
+#[derive(Debug, Args)]
+pub struct UplinkArgs {
+    /// Where and who.
+    #[command(flatten)]
+    pub connections: Clients,
+    /// The gateway's upstream listener, HOST:PORT or unix:PATH.
+    #[arg(long, value_name = "ADDR", value_parser = UpstreamAddress::parse)]
+    pub upstream: UpstreamAddress,
+    /// Clients that send. A gateway bounds what one client may send in a second: use enough.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=CLIENTS_MAX))]
+    pub clients: u32,
+    /// Bytes of a payload; the first 16 are a time stamp.
+    #[arg(long, value_name = "B", value_parser = parse_size)]
+    pub size: usize,
+    /// Seconds to measure, after the warm-up.
+    #[arg(long, value_name = "S", value_parser = parse_secs)]
+    pub secs: f64,
+    /// Seconds to send before measuring.
+    #[arg(long, value_name = "S", default_value = "1", value_parser = parse_secs_or_0)]
+    pub warmup: f64,
+    /// Unanswered uplinks per client.
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub window: u16,
+    /// The channel.
+    #[arg(long, value_name = "ID", default_value_t = 1)]
+    pub channel: u16,
+    /// How to report.
+    #[command(flatten)]
+    pub reporting: Reporting,
+}
+
+impl UplinkArgs {
+    /// What clap cannot check.
+    pub fn check(&self) -> Result<(), String> {
+        let frame = self.size + barrage_wire::limits::MESSAGE_HEAD_BYTES_MAX;
+        let window_max = UPLINK_BYTES_MAX / frame;
+        if usize::from(self.window) > window_max {
+            return Err(format!(
+                "--window {} of {} bytes each does not fit one message: at most {window_max}",
+                self.window, self.size
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// `limit`.
+#[derive(Debug, Args)]
+pub struct LimitArgs {
+    /// Connections to send to.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=CLIENTS_MAX))]
+    pub members: u32,
+    /// Bytes of a room message's payload; as much is sent as such a message takes.
+    #[arg(long, value_name = "B", value_parser = parse_size)]
+    pub size: usize,
+    /// Seconds to send.
+    #[arg(long, value_name = "S", value_parser = parse_secs)]
+    pub secs: f64,
+    /// Core of the receiving thread [default: the highest, if there are two].
+    #[arg(long, value_name = "N")]
+    pub core: Option<usize>,
+    /// Core of the sending thread.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub sender_core: usize,
+    /// How to report.
+    #[command(flatten)]
+    pub reporting: Reporting,
+}
+
+fn parse_size(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(size) if (STAMP_BYTES..=PAYLOAD_BYTES_MAX).contains(&size) => Ok(size),
+        _ => Err(format!("give {STAMP_BYTES} to {PAYLOAD_BYTES_MAX} bytes")),
+    }
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    number(text, 0.0, 1e8).ok_or_else(|| "give a number per second, or 0".to_owned())
+}
+
+fn parse_secs(text: &str) -> Result<f64, String> {
+    number(text, 0.01, 1e6).ok_or_else(|| "give seconds, 0.01 or more".to_owned())
+}
+
+fn parse_secs_or_0(text: &str) -> Result<f64, String> {
+    number(text, 0.0, 1e6).ok_or_else(|| "give seconds, 0 or more".to_owned())
+}
+
+fn number(text: &str, min: f64, max: f64) -> Option<f64> {
+    text.parse().ok().filter(|number| (min..=max).contains(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// The first line of the error that `line` gives, or nothing.
+    fn usage(line: &str) -> String {
+        let words = std::iter::once("barrage-loadgen").chain(line.split_whitespace());
+        match Cli::try_parse_from(words) {
+            Ok(_) => String::new(),
+            Err(error) => error.to_string().lines().next().unwrap_or_default().to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_the_design_promises_is_understood() {
+        let room = "--members 10 --rate 150 --size 128 --secs 8";
+        for line in [
+            format!("room --tcp 127.0.0.1:1 --upstream 127.0.0.1:2 {room} --gateway-pid 1 --json"),
+            format!("room --ws 127.0.0.1:1 --upstream unix:/tmp/x {room} --quiet --window 9"),
+            "room --tcp [::1]:1 --upstream 127.0.0.1:2 --members 1 --rate 0 --size 16 --secs 1"
+                .to_owned(),
+            "connect --tcp 127.0.0.1:1 --count 1000000 --hold 30 --gateway-pid 1 --json".to_owned(),
+            "connect --ws 127.0.0.1:1 --count 5 --hold 0 --one-room --rooms 3 --rate 100 \
+             --upstream 127.0.0.1:2 --then-broadcast --source 10.0.0.0/28"
+                .to_owned(),
+            "uplink --tcp 127.0.0.1:1 --upstream 127.0.0.1:2 --clients 9 --size 64 --secs 2"
+                .to_owned(),
+            "limit --members 2000 --size 128 --secs 8 --json".to_owned(),
+        ] {
+            assert_eq!(usage(&line), "", "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let limit = "limit --members 1 --secs 1";
+        let says = |line: &str, part: &str| {
+            assert!(usage(line).contains(part), "{line}: {}", usage(line));
+        };
+        says(&format!("{limit} --size 15"), "give 16 to 16384 bytes");
+        says(&format!("{limit} --size 99999"), "give 16 to 16384 bytes");
+        says("limit --members 0 --size 16 --secs 1", "0 is not in");
+        says("limit --members 1 --size 16 --secs 0", "give seconds, 0.01 or more");
+        says("connect --count 1 --hold 1", "required arguments were not provided");
+        says(
+            "connect --tcp 127.0.0.1:1 --ws 127.0.0.1:2 --count 1 --hold 1",
+            "cannot be used with",
+        );
+        says("connect --tcp 127.0.0.1 --count 1 --hold 1", "give an address and a port");
+        says("connect --tcp 127.0.0.1:1 --count 1 --hold 1 --then-broadcast", "required arguments");
+        says("connect --tcp 127.0.0.1:1 --count 1 --hold 1 --source x", "not an IP address");
+    }
+}

@@ -1,0 +1,299 @@
+//! Which message reached whom, and why the others did not. Pure: frames in, counts out.
+//!
+//! A receiver expects the sequence of a room without a gap. A gap is explained by a SHED that
+//! named it before, or by the end of the connection, or it is not explained.
+
+/// What became of messages, over all receivers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Arrived.
+    pub delivered: u64,
+    /// Left out, and the receiver was told.
+    pub declared_shed: u64,
+    /// Missed by receivers whose connection had ended.
+    pub disconnected: u64,
+    /// Missing without a word.
+    pub unexplained: u64,
+    /// Arrived again.
+    pub duplicate: u64,
+    /// Arrived after a later one.
+    pub reordered: u64,
+    /// Declared as left out by a SHED, and yet not missing.
+    pub over_declared: u64,
+    /// RESETs: the gateway could not go on where the receiver was.
+    pub resets: u64,
+    /// For a room that the receiver is not a member of.
+    pub stray: u64,
+}
+
+impl Tally {
+    /// Messages whose fate is known.
+    pub fn accounted(&self) -> u64 {
+        self.delivered + self.declared_shed + self.disconnected + self.unexplained
+    }
+}
+
+/// One receiver's place in one room.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Membership {
+    /// The sequence number that must come next; 0: not joined.
+    next: u64,
+    /// The end of the range of the last SHED.
+    shed_last: u64,
+    /// How many of that range are still to be left out.
+    shed_left: u32,
+    /// Messages that were given up as unexplained and may turn out to be late.
+    missing: u32,
+    alias: u32,
+}
+
+const _: () = assert!(size_of::<Membership>() <= 32, "a million clients hold one or two each");
+
+impl Membership {
+    /// JOINED: messages after `head` follow.
+    pub fn join(&mut self, alias: u32, head: u64) {
+        *self = Self { next: head + 1, alias, ..Self::default() };
+    }
+
+    /// Whether JOINED has come.
+    pub fn joined(&self) -> bool {
+        self.next > 0
+    }
+
+    /// Whether frames with this alias are about it.
+    #[inline]
+    pub fn is(&self, alias: u32) -> bool {
+        self.alias == alias && self.joined()
+    }
+
+    /// The last sequence number whose fate is known.
+    pub fn reached(&self) -> u64 {
+        self.next.saturating_sub(1)
+    }
+
+    /// MESSAGE: says whether it is one that had not come before.
+    #[inline]
+    pub fn message(&mut self, seq: u64, tally: &mut Tally) -> bool {
+        if seq == self.next && self.shed_left == 0 {
+            self.next += 1;
+            tally.delivered += 1;
+            return true;
+        }
+        self.message_off_the_path(seq, tally)
+    }
+
+    #[cold]
+    fn message_off_the_path(&mut self, seq: u64, tally: &mut Tally) -> bool {
+        if seq >= self.next {
+            self.skip_to(seq, tally);
+            self.next += 1;
+            tally.delivered += 1;
+            self.settle(tally);
+            return true;
+        }
+        // Which of the earlier ones are missing is not kept: if any is, this may be it.
+        if self.missing == 0 {
+            tally.duplicate += 1;
+            return false;
+        }
+        self.missing -= 1;
+        tally.unexplained -= 1;
+        tally.delivered += 1;
+        tally.reordered += 1;
+        true
+    }
+
+    /// SHED: `count` of `first..=last` are left out, the others follow in order.
+    pub fn shed(&mut self, first: u64, last: u64, count: u64, tally: &mut Tally) {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        if last < self.next || last < first {
+            tally.over_declared += u64::from(count);
+            return;
+        }
+        // A range that goes on where the one before it ends may be announced before what is kept of
+        // that one has come.
+        if first > self.next.max(self.shed_last + 1) {
+            self.skip_to(first, tally);
+        }
+        if self.shed_last < self.next {
+            tally.over_declared += u64::from(std::mem::take(&mut self.shed_left));
+        }
+        self.shed_last = self.shed_last.max(last);
+        self.shed_left = self.shed_left.saturating_add(count);
+        self.settle(tally);
+    }
+
+    /// RESET: messages after `head` follow; what is before it will not come, and nobody said why.
+    pub fn reset(&mut self, head: u64, tally: &mut Tally) {
+        tally.resets += 1;
+        if head >= self.next {
+            self.skip_to(head + 1, tally);
+        }
+    }
+
+    /// Nothing more will come; `last` is the last message that was admitted.
+    pub fn finish(&mut self, last: u64, connected: bool, tally: &mut Tally) {
+        if self.joined() && self.next <= last {
+            let before = tally.unexplained;
+            self.skip_to(last + 1, tally);
+            if !connected {
+                tally.disconnected += tally.unexplained - before;
+                tally.unexplained = before;
+            }
+        }
+        if self.shed_last < self.next {
+            tally.over_declared += u64::from(std::mem::take(&mut self.shed_left));
+        }
+    }
+
+    /// Gives up what is before `seq`: as far as a SHED goes it was declared.
+    fn skip_to(&mut self, seq: u64, tally: &mut Tally) {
+        let gap = seq - self.next;
+        let named = seq.min(self.shed_last + 1).saturating_sub(self.next);
+        let shed = named.min(u64::from(self.shed_left));
+        self.shed_left -= shed as u32;
+        self.missing = self.missing.saturating_add((gap - shed) as u32);
+        self.next = seq;
+        tally.declared_shed += shed;
+        tally.unexplained += gap - shed;
+    }
+
+    /// When all that remains of a SHED's range is left out, nothing of it needs to be waited for.
+    fn settle(&mut self, tally: &mut Tally) {
+        let left = u64::from(self.shed_left);
+        if left > 0 && self.shed_last + 1 == self.next + left {
+            self.skip_to(self.shed_last + 1, tally);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    enum Seen {
+        Message(u64),
+        Shed(u64, u64, u64),
+        Reset(u64),
+        Gone,
+    }
+    use Seen::{Gone, Message as M, Reset, Shed};
+
+    /// What a receiver that joined at head 10 has seen, when 10 messages (11 to 20) were admitted.
+    fn check(seen: &[Seen], expected: &str) {
+        let mut tally = Tally::default();
+        let mut membership = Membership::default();
+        membership.join(7, 10);
+        let mut connected = true;
+        for seen in seen {
+            match *seen {
+                M(seq) => {
+                    membership.message(seq, &mut tally);
+                }
+                Shed(first, last, count) => membership.shed(first, last, count, &mut tally),
+                Reset(head) => membership.reset(head, &mut tally),
+                Gone => connected = false,
+            }
+        }
+        membership.finish(20, connected, &mut tally);
+        let Tally { delivered, declared_shed, disconnected, unexplained, .. } = tally;
+        let mut text = format!("{delivered} got");
+        for (count, name) in [
+            (declared_shed, "shed"),
+            (disconnected, "gone"),
+            (unexplained, "unexplained"),
+            (tally.duplicate, "twice"),
+            (tally.reordered, "late"),
+            (tally.over_declared, "too many declared"),
+            (tally.resets, "reset"),
+        ] {
+            if count > 0 {
+                text += &format!(", {count} {name}");
+            }
+        }
+        assert_eq!(text, expected);
+        assert_eq!(tally.accounted(), 10, "every admitted message is accounted for once");
+    }
+
+    fn run(range: std::ops::RangeInclusive<u64>) -> Vec<Seen> {
+        range.map(M).collect()
+    }
+
+    fn then(mut first: Vec<Seen>, second: impl IntoIterator<Item = Seen>) -> Vec<Seen> {
+        first.extend(second);
+        first
+    }
+
+    #[test]
+    fn a_whole_sequence_is_delivered() {
+        check(&run(11..=20), "10 got");
+    }
+
+    #[test]
+    fn a_gap_is_unexplained_wherever_it_is() {
+        check(&then(run(11..=13), run(16..=20)), "8 got, 2 unexplained");
+        check(&run(13..=20), "8 got, 2 unexplained");
+        check(&run(11..=18), "8 got, 2 unexplained");
+        check(&[], "0 got, 10 unexplained");
+    }
+
+    #[test]
+    fn a_declared_gap_is_shed() {
+        let after = then(vec![Shed(12, 15, 4)], run(16..=20));
+        check(&then(run(11..=11), after), "6 got, 4 shed");
+        let last = then(run(11..=15), [Shed(16, 20, 5)]);
+        check(&last, "5 got, 5 shed");
+    }
+
+    #[test]
+    fn what_is_kept_of_a_declared_range_follows_in_order() {
+        let kept = [Shed(11, 20, 7), M(13), M(14), M(20)];
+        check(&kept, "3 got, 7 shed");
+        let ends_early = [Shed(11, 15, 4), M(13), M(16), M(17), M(18), M(19), M(20)];
+        check(&ends_early, "6 got, 4 shed");
+    }
+
+    #[test]
+    fn a_declaration_explains_no_more_than_it_says() {
+        check(
+            &[Shed(11, 15, 2), M(16), M(17), M(18), M(19), M(20)],
+            "5 got, 2 shed, 3 unexplained",
+        );
+        check(&then(vec![Shed(13, 14, 2)], run(15..=20)), "6 got, 2 shed, 2 unexplained");
+    }
+
+    #[test]
+    fn a_declaration_of_too_many_is_noticed() {
+        // When 12 must be the one that is left out, nobody waits for it; that it comes is a fault.
+        check(&then(vec![Shed(11, 12, 1)], run(11..=20)), "9 got, 1 shed, 1 twice");
+        check(&then(run(11..=20), [Shed(11, 12, 2)]), "10 got, 2 too many declared");
+    }
+
+    #[test]
+    fn two_declarations_in_a_row_add_up() {
+        let both = [Shed(11, 14, 3), Shed(15, 18, 4), M(14), M(19), M(20)];
+        check(&both, "3 got, 7 shed");
+        let in_order = [Shed(11, 14, 3), M(14), Shed(15, 18, 4), M(19), M(20)];
+        check(&in_order, "3 got, 7 shed");
+    }
+
+    #[test]
+    fn duplicates_and_late_ones_are_told_apart() {
+        check(&then(run(11..=20), run(19..=20)), "10 got, 2 twice");
+        let late = then(run(11..=12), [M(14), M(13)]);
+        check(&then(late, run(15..=20)), "10 got, 1 late");
+    }
+
+    #[test]
+    fn who_has_gone_misses_the_rest() {
+        check(&then(run(11..=14), [Gone]), "4 got, 6 gone");
+        check(&then(run(11..=14), [M(16), Gone]), "5 got, 4 gone, 1 unexplained");
+        check(&[Shed(11, 14, 2), Gone], "0 got, 2 shed, 8 gone");
+    }
+
+    #[test]
+    fn a_reset_explains_nothing() {
+        let reset = then(run(11..=12), [Reset(15)]);
+        check(&then(reset, run(16..=20)), "7 got, 3 unexplained, 1 reset");
+    }
+}

@@ -1,0 +1,47 @@
+//! The program around [`barrage_loadgen::execute`].
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use barrage_loadgen::cli::{Cli, Command};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What Ctrl-C and `kill` send.
+const STOP_SIGNALS: [i32; 2] = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM];
+
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    if let Command::Uplink(args) = &command
+        && let Err(error) = args.check()
+    {
+        Cli::command().error(ErrorKind::ValueValidation, error).exit();
+    }
+    match run(&command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("barrage-loadgen: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Command) -> anyhow::Result<ExitCode> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in STOP_SIGNALS {
+        // The second one ends the program at once, in case the first was not enough.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    let report = barrage_loadgen::execute(command, &stop)?;
+    match command.reporting().json {
+        true => println!("{}", report.json()),
+        false => print!("{}", report.summary()),
+    }
+    Ok(report.exit_code())
+}

@@ -1,0 +1,284 @@
+//! The network thread: one ring, all clients.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use barrage_sys::{
+    KernelRing, Ring, RingConfig, Waker, open_files_limit, pin_to_core, raise_open_files_limit,
+    thread_cpu_time,
+};
+
+use crate::clock::{SECOND_NS, now_ns, sleep_precisely};
+use crate::fleet::Fleet;
+use crate::plan::Plan;
+use crate::ramp::Ramp;
+use crate::shared::{Shared, write};
+use crate::world::World;
+
+/// Receive buffers of one ring, and their size. One holds enough small frames to make an event
+/// worth its cost. With too few, receives end for want of a buffer and are asked for again:
+/// measured with 2,000 members, 128 took 3.5 % of a core per million deliveries, 512 took 2 %.
+const BUFFERS: u16 = 512;
+const BUFFER_BYTES: usize = 16 * 1024;
+/// The same with more clients than this: there are many rings then, and little comes at a time.
+const BUSY_CLIENTS_MAX: u32 = 50_000;
+const IDLE_BUFFERS: u16 = 256;
+const IDLE_BUFFER_BYTES: usize = 2 * 1024;
+const REQUESTS: u32 = 1024;
+const COMPLETIONS: u32 = 16 * 1024;
+/// Slots of a ring beyond the clients: closed ones come back a little later.
+const SLOTS_SPARE: u32 = 64;
+
+/// How long the thread sleeps at most, so that it sees what other threads say.
+const NAP: Duration = Duration::from_millis(5);
+/// The same while connections wait for their time.
+const NAP_RAMP: Duration = Duration::from_millis(1);
+/// Every client's turn to ping comes once in this time.
+const PING_ROUND_NS: u64 = SECOND_NS;
+/// How often somebody looks whether everything has arrived.
+const LOOK_NS: u64 = 5_000_000;
+
+/// The network thread's state at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Mark {
+    /// The moment.
+    pub at_ns: u64,
+    /// Processor time of the thread.
+    pub cpu: Duration,
+    /// Deliveries, or answered uplinks.
+    pub delivered: u64,
+}
+
+/// What the network thread has found.
+pub struct Outcome {
+    /// All counts and latencies.
+    pub world: World,
+    /// The beginning and the end of what is measured.
+    pub marks: [Mark; 2],
+    /// The beginning and the end of the ramp.
+    pub ramp_marks: [Mark; 2],
+    /// How long the ramp took.
+    pub ramp_s: f64,
+}
+
+impl Outcome {
+    /// Deliveries a second while measuring.
+    pub fn deliveries_per_s(&self) -> Option<f64> {
+        let [from, to] = self.marks;
+        per_second(to.delivered - from.delivered, to.at_ns - from.at_ns)
+    }
+
+    /// Share of its core that the thread used while measuring.
+    pub fn busy(&self) -> Option<f64> {
+        busy(self.marks)
+    }
+
+    /// Share of its core that the thread used during the ramp.
+    pub fn ramp_busy(&self) -> Option<f64> {
+        busy(self.ramp_marks)
+    }
+}
+
+fn per_second(count: u64, ns: u64) -> Option<f64> {
+    (ns > 0).then(|| count as f64 * SECOND_NS as f64 / ns as f64)
+}
+
+/// Share of a core that a thread used between two marks.
+pub fn busy([from, to]: [Mark; 2]) -> Option<f64> {
+    per_second((to.cpu - from.cpu).as_nanos() as u64, to.at_ns - from.at_ns)
+        .map(|cpu_ns| cpu_ns / SECOND_NS as f64)
+}
+
+/// Runs the clients of `plan` on a thread of its own, until the run is drained or stopped.
+pub fn spawn(plan: Plan, shared: Arc<Shared>) -> Result<JoinHandle<Result<Outcome>>> {
+    let body = move || Network::new(plan, shared)?.run();
+    std::thread::Builder::new()
+        .name("network".to_owned())
+        .spawn(body)
+        .context("cannot start the network thread")
+}
+
+/// Waits for a thread's result.
+pub fn join<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
+    thread.join().map_err(|_| anyhow!("a thread has panicked; that is a bug of barrage-loadgen"))?
+}
+
+/// Rings for so many clients.
+pub fn ring_config(clients: u32) -> RingConfig {
+    let (buffers, buffer_bytes) = if clients <= BUSY_CLIENTS_MAX {
+        (BUFFERS, BUFFER_BYTES)
+    } else {
+        (IDLE_BUFFERS, IDLE_BUFFER_BYTES)
+    };
+    RingConfig {
+        slots: RingConfig::slots_under(open_files_limit()).min(clients + SLOTS_SPARE),
+        connections: clients + SLOTS_SPARE,
+        requests: REQUESTS,
+        completions: COMPLETIONS,
+        buffers,
+        buffer_bytes,
+    }
+}
+
+struct Network {
+    ring: KernelRing,
+    fleet: Fleet,
+    ramp: Ramp,
+    shared: Arc<Shared>,
+    marks: [Mark; 2],
+    ramp_marks: [Mark; 2],
+    pinged_ns: u64,
+    looked_ns: u64,
+    uplinking: bool,
+}
+
+impl Network {
+    fn new(plan: Plan, shared: Arc<Shared>) -> Result<Self> {
+        if let Some(core) = plan.core {
+            pin_to_core(core).with_context(|| format!("cannot run on core {core}: see --core"))?;
+        }
+        sleep_precisely();
+        raise_open_files_limit();
+        let waker = Waker::new().context("cannot make an eventfd")?;
+        let ring = KernelRing::new(ring_config(plan.clients), waker)?;
+        let fleet = Fleet::new(Arc::new(plan));
+        let now_ns = now_ns();
+        let mut this = Self {
+            ring,
+            fleet,
+            ramp: Ramp::new(now_ns),
+            shared,
+            marks: [Mark::default(); 2],
+            ramp_marks: [Mark::default(); 2],
+            pinged_ns: now_ns,
+            looked_ns: now_ns,
+            uplinking: false,
+        };
+        this.ramp_marks[0] = this.mark();
+        Ok(this)
+    }
+
+    fn run(mut self) -> Result<Outcome> {
+        loop {
+            let fleet = &mut self.fleet;
+            let delivered = fleet.world.tally.delivered;
+            let reaped = self.ring.reap(&mut |event| {
+                fleet.world.now_ns = now_ns();
+                fleet.on(event);
+            });
+            if self.fleet.world.tally.delivered > delivered {
+                self.fleet.world.last_delivery_ns = self.fleet.world.now_ns;
+            }
+            self.fleet.world.now_ns = now_ns();
+            let began = self.ramp()?;
+            self.ping();
+            self.follow_span();
+            self.fleet.flush(&mut self.ring);
+            self.ring.submit();
+            self.tell();
+            if self.over() {
+                break;
+            }
+            if reaped == 0 && !began {
+                let nap = if self.ramp.ended() { NAP } else { NAP_RAMP };
+                self.ring.wait(nap, || true);
+            }
+        }
+        self.end()
+    }
+
+    fn ramp(&mut self) -> Result<bool> {
+        if self.ramp.ended() {
+            return Ok(false);
+        }
+        let now_ns = self.fleet.world.now_ns;
+        let began = self.ramp.advance(now_ns, &mut self.ring, &mut self.fleet)?;
+        if self.ramp.ended() {
+            self.ramp_marks[1] = self.mark();
+            self.shared.set_ramped();
+        }
+        Ok(began)
+    }
+
+    fn ping(&mut self) {
+        let now_ns = self.fleet.world.now_ns;
+        let clients = self.fleet.begun() as u64;
+        let turns = (now_ns - self.pinged_ns).min(PING_ROUND_NS) * clients / PING_ROUND_NS;
+        if turns > 0 {
+            self.pinged_ns = now_ns;
+            self.fleet.ping_some(turns as usize);
+        }
+    }
+
+    /// Notices when the measured time begins and ends.
+    fn follow_span(&mut self) {
+        let Some(span) = self.shared.span() else { return };
+        let now_ns = self.fleet.world.now_ns;
+        self.fleet.world.from_ns = span.from_ns;
+        self.fleet.world.to_ns = if self.shared.stopped() { 0 } else { span.to_ns };
+        if !self.uplinking && now_ns >= span.start_ns {
+            self.uplinking = true;
+            self.fleet.begin_uplinks();
+        }
+        if self.marks[0].at_ns == 0 && now_ns >= span.from_ns {
+            self.marks[0] = self.mark();
+        }
+        if self.marks[1].at_ns == 0 && (now_ns >= span.to_ns || self.shared.stopped()) {
+            self.marks[1] = self.mark();
+        }
+    }
+
+    fn mark(&self) -> Mark {
+        let world = &self.fleet.world;
+        Mark {
+            at_ns: now_ns(),
+            cpu: thread_cpu_time(),
+            delivered: world.tally.delivered + world.uplinks.answered,
+        }
+    }
+
+    /// Lets the other threads see how far things are.
+    fn tell(&self) {
+        let world = &self.fleet.world;
+        write(&self.shared.ready, world.counts.ready);
+        write(&self.shared.failed, world.counts.failed);
+        write(&self.shared.lost, world.counts.lost);
+        write(&self.shared.delivered, world.tally.delivered + world.uplinks.answered);
+        write(&self.shared.progress, self.fleet.progress());
+    }
+
+    fn over(&mut self) -> bool {
+        if self.shared.stopped() && !self.ramp.ended() {
+            return true;
+        }
+        let Some((last_seq, time_left)) = self.shared.draining() else { return false };
+        if !time_left {
+            return true;
+        }
+        let now_ns = self.fleet.world.now_ns;
+        if now_ns - self.looked_ns < LOOK_NS {
+            return false;
+        }
+        self.looked_ns = now_ns;
+        self.fleet.is_complete(last_seq)
+    }
+
+    fn end(mut self) -> Result<Outcome> {
+        if self.marks[0].at_ns == 0 {
+            // Stopped before it was time: nothing was measured.
+            self.marks[1] = self.marks[0];
+        } else if self.marks[1].at_ns == 0 {
+            self.marks[1] = self.mark();
+        }
+        let last_seq = self.shared.draining().map_or(0, |(last_seq, _)| last_seq);
+        self.fleet.finish(last_seq);
+        Ok(Outcome {
+            ramp_s: self.ramp.seconds(),
+            world: self.fleet.world,
+            marks: self.marks,
+            ramp_marks: self.ramp_marks,
+        })
+    }
+}

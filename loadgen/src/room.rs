@@ -1,0 +1,106 @@
+//! `room`: publish to the members of one room and time every delivery.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Result;
+use barrage_wire::server::MESSAGE_OVERHEAD_BYTES;
+
+use crate::cli::RoomArgs;
+use crate::gateway::Gateway;
+use crate::network::{self, Outcome};
+use crate::plan::{Plan, Rooms};
+use crate::publisher::{self, Pace, Published, Publishing};
+use crate::report::Report;
+use crate::run::{self, Run, Used};
+use crate::upstream::Upstream;
+use crate::verdict::{self, Facts};
+
+/// Bytes of frames on their way to one member with `--rate 0`: less than a gateway keeps for a
+/// member that is behind, so that nothing is shed.
+const WINDOW_BYTES: usize = 512 * 1024;
+const WINDOW_MIN: usize = 64;
+
+/// Runs the command.
+pub fn run(args: &RoomArgs, stop: &Arc<AtomicBool>) -> Result<Report> {
+    let clients = &args.clients;
+    let mut plan = run::plan(clients, args.members, vec![Rooms::One(args.room)], None)?;
+    plan.paced = args.rate > 0.0;
+    // Before the members, so that a wrong address is found at once.
+    let upstream = Upstream::connect(&args.upstream, clients.app)?;
+    let gateway = Gateway { pid: clients.gateway_pid, metrics: clients.metrics };
+    let mut run = Run::start(plan.clone(), gateway, args.reporting, stop)?;
+    run.ramp();
+    let span = run.span(args.warmup, args.secs);
+    let publishing = Publishing {
+        room: args.room,
+        category: args.category,
+        size: args.size,
+        pace: pace(args),
+        core: clients.upstream_core,
+    };
+    let publisher = publisher::spawn(upstream, publishing, span, Arc::clone(&run.shared))?;
+    let used = run.measure(span);
+    let stopped = run.shared.stopped();
+    let published = network::join(publisher)?;
+    let outcome = run.drain(published.last_seq)?;
+    Ok(report(args, &plan, &outcome, published, used, stopped))
+}
+
+fn pace(args: &RoomArgs) -> Pace {
+    if args.rate > 0.0 {
+        return Pace::PerSecond(args.rate);
+    }
+    let fitting = WINDOW_BYTES / (MESSAGE_OVERHEAD_BYTES + args.size);
+    Pace::Window(args.window.unwrap_or(fitting.max(WINDOW_MIN) as u64))
+}
+
+fn report(
+    args: &RoomArgs,
+    plan: &Plan,
+    outcome: &Outcome,
+    published: Published,
+    used: Used,
+    stopped: bool,
+) -> Report {
+    let world = &outcome.world;
+    let mut report = Report {
+        rate: Some(args.rate),
+        size: Some(args.size),
+        secs: args.secs,
+        offered: Some(published.offered),
+        published: Some(published.published),
+        admitted: Some(published.admitted),
+        limited: Some(published.limited()),
+        refused: Some(
+            published.refused.iter().map(|(code, count)| ((*code).to_owned(), *count)).collect(),
+        ),
+        expected: Some(published.admitted * world.counts.ready),
+        uncorrected_latency_us: world.uncorrected.summary(),
+        send_lag_us: published.lag.summary(),
+        ..run::report("room", plan, outcome)
+    };
+    report.add_tally(outcome);
+    report.add_speed(outcome, used);
+    let facts = Facts {
+        paced: plan.paced,
+        busy: outcome.busy(),
+        lag_p99_us: report.send_lag_us.map(|lag| lag.p99),
+        latency_p99_us: report.latency_us.map(|latency| latency.p99),
+        offered: published.offered,
+        published: published.published,
+        refused: published.limited(),
+        unanswered: published.unanswered,
+        clients: plan.clients.into(),
+        ready: world.counts.ready,
+        lost: world.counts.lost,
+        stray: world.tally.stray,
+        expected: published.admitted * world.counts.ready,
+        accounted: world.tally.accounted(),
+        stopped,
+        broken: published.broken,
+    };
+    report.invalid_reasons = verdict::reasons(&facts);
+    report.valid = report.invalid_reasons.is_empty();
+    report
+}
