@@ -62,7 +62,7 @@ pub struct Settings {
     /// Messages of a room that one send may carry; 1 measures the cost of a send [default: all
     /// that wait]
     #[arg(long, value_name = "N")]
-    pub frames_per_send: Option<u32>,
+    pub frames_per_send: Option<u16>,
     /// How log lines look [default: human]
     #[arg(long, value_name = "FORMAT")]
     pub log: Option<LogFormat>,
@@ -89,7 +89,7 @@ pub struct Config {
     pub connections: u32,
     pub client_frames_per_second: u32,
     pub pace_percent: u32,
-    pub frames_per_send: u32,
+    pub frames_per_send: u16,
     pub log: LogFormat,
 }
 
@@ -138,7 +138,7 @@ impl Config {
                 .client_frames_per_second
                 .unwrap_or(CLIENT_FRAMES_PER_SECOND_DEFAULT),
             pace_percent: (settings.pace.map_or(Ok(1.0), in_share)? * 100.0).round() as u32,
-            frames_per_send: settings.frames_per_send.unwrap_or(u32::MAX),
+            frames_per_send: settings.frames_per_send.unwrap_or(u16::MAX),
             log: settings.log.unwrap_or(LogFormat::Human),
         };
         ensure!(config.connections > 0, "--connections must be at least 1");

@@ -1,8 +1,9 @@
 //! One connection: what is known of the peer, and what is on its way to and from it.
 
 use std::collections::VecDeque;
+use std::net::{Ipv6Addr, SocketAddr};
 
-use barrage_sys::{ConnId, SLOT_BITS, SendSlice};
+use barrage_sys::{ConnId, Peer, SLOT_BITS, SendSlice};
 use barrage_wire::server::CLASSES;
 use barrage_wire::upstream::PublishReply;
 use barrage_wire::ws::{self, Inbound};
@@ -50,7 +51,7 @@ pub enum Flight {
         /// The room's local index.
         room: u32,
         /// How many.
-        frames: u32,
+        frames: u16,
     },
     /// Frames of a room that was left meanwhile.
     LeftRoom,
@@ -69,24 +70,22 @@ pub struct Membership {
 pub struct Conn {
     pub user: u64,
     pub device: u64,
-    pub address: u128,
+    address: [u8; 16],
     pub outbox: Option<Box<Outbox>>,
     pub input: Option<Box<Input>>,
     pub upstream: Option<Box<Upstream>>,
     /// The app comes first, then rooms in the order they were joined in.
-    pub rooms: SmallVec<[Membership; 2]>,
+    pub rooms: SmallVec<[Membership; 3]>,
     pub flight: Flight,
     pub generation: u32,
     pub app: u32,
     /// The tick at which something was last heard.
     pub heard: u32,
-    /// The tick at which the phase began.
+    /// The tick at which the phase began; while it is open, at which the send in flight did.
     pub since: u32,
-    /// The tick at which the send in flight began.
-    pub sent: u32,
     /// Frames heard in the second of `heard`.
     pub frames_this_second: u16,
-    pub port: u16,
+    port: u16,
     pub platform: u8,
     pub phase: Phase,
     pub role: Role,
@@ -94,14 +93,14 @@ pub struct Conn {
     pub ready: bool,
 }
 
-const _: () = assert!(size_of::<Conn>() <= 144, "a million connections hold one each");
+const _: () = assert!(size_of::<Conn>() <= 120, "a million connections hold one each");
 
 impl Conn {
     fn free() -> Self {
         Self {
             user: 0,
             device: 0,
-            address: 0,
+            address: [0; 16],
             outbox: None,
             input: None,
             upstream: None,
@@ -111,7 +110,6 @@ impl Conn {
             app: 0,
             heard: 0,
             since: 0,
-            sent: 0,
             frames_this_second: 0,
             port: 0,
             platform: 0,
@@ -122,12 +120,18 @@ impl Conn {
     }
 
     /// A connection that has just been accepted.
-    pub fn accepted(generation: u32, role: Role, now: u32) -> Self {
+    pub fn accepted(generation: u32, role: Role, peer: Peer, now: u32) -> Self {
+        let (address, port) = match peer {
+            Peer::Unix => (Ipv6Addr::UNSPECIFIED, 0),
+            Peer::Ip(SocketAddr::V4(address)) => (address.ip().to_ipv6_mapped(), address.port()),
+            Peer::Ip(SocketAddr::V6(address)) => (*address.ip(), address.port()),
+        };
         let phase = match role {
             Role::Client(Transport::WebSocket) => Phase::Handshake,
             Role::Client(Transport::Tcp) | Role::Upstream => Phase::Hello,
         };
-        Self { generation, role, phase, heard: now, since: now, ..Self::free() }
+        let address = address.octets();
+        Self { address, port, generation, role, phase, heard: now, since: now, ..Self::free() }
     }
 
     /// It is no longer a member there. A send in flight goes on, and counts for nobody.
@@ -141,6 +145,19 @@ impl Conn {
     /// Its membership of a room.
     pub fn membership_in(&mut self, room: u32) -> Option<&mut Membership> {
         self.rooms.iter_mut().find(|membership| membership.room == room)
+    }
+
+    /// A send begins.
+    pub fn takes_off(&mut self, flight: Flight, now: u32) {
+        self.flight = flight;
+        if self.is_open() {
+            self.since = now;
+        }
+    }
+
+    /// The peer's address as events tell it: IPv6, or IPv4 mapped into it; zero for a Unix socket.
+    pub fn address(&self) -> (u128, u16) {
+        (u128::from_be_bytes(self.address), self.port)
     }
 
     /// How its frames travel.

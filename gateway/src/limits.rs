@@ -83,6 +83,10 @@ const _: () = assert!(
     SERVER_BODY_BYTES_MAX + FRAME_HEADER_BYTES + SERVER_HEADER_BYTES_MAX <= PIECE_BYTES,
     "one piece holds the largest frame"
 );
+const _: () = assert!(
+    SEND_BYTES_MAX / FRAME_HEADER_BYTES < u16::MAX as usize,
+    "the frames of one send are counted in two bytes"
+);
 const _: () = assert!(2 * PIECE_BYTES <= LOG_WINDOW_BYTES, "a window is more than one piece");
 const _: () = assert!(
     LOG_KEPT_BYTES_MAX <= CLIENT_OUTBOX_BYTES_MAX,
@@ -104,7 +108,7 @@ pub fn ring_config(connections: u32, open_files: u64) -> RingConfig {
         connections: connections + CONNECTIONS_SPARE,
         requests: 512,
         completions: 4096,
-        buffers: 128,
+        buffers: 64,
         buffer_bytes: RECV_BUFFER_BYTES,
     }
 }

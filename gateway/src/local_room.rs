@@ -11,10 +11,21 @@ use crate::room_log::{Pieces, RoomLog};
 /// A member is the next message that it wants.
 #[derive(Clone, Copy, Debug)]
 pub struct Member {
-    /// Everything before it was sent.
-    pub next: u64,
+    /// The low half of that message's number. Members are never as far behind as it counts.
+    next: u32,
     /// The connection's index.
+    conn: u32,
+}
+
+/// A member that the walk comes to.
+#[derive(Clone, Copy, Debug)]
+pub struct Visit {
+    /// Its index.
+    pub member: u32,
+    /// Its connection's index.
     pub conn: u32,
+    /// What it wants next.
+    pub next: u64,
 }
 
 /// See the module.
@@ -67,14 +78,15 @@ impl LocalRoom {
 
     /// A new member that wants what comes next; returns its index.
     pub fn join(&mut self, conn: u32) -> u32 {
-        self.members.push(Member { next: self.log.head() + 1, conn });
+        self.members.push(Member { next: (self.log.head() + 1) as u32, conn });
         self.members.len() as u32 - 1
     }
 
     /// Removes a member. The last one takes its index: returns that one's connection.
     pub fn leave(&mut self, member: u32, pieces: &mut Pieces) -> Option<u32> {
-        let gone = self.members.swap_remove(member as usize);
-        if gone.next <= self.log.head() {
+        let was_behind = self.wants(member) <= self.log.head();
+        self.members.swap_remove(member as usize);
+        if was_behind {
             self.one_less_behind(pieces);
         }
         // The walk may have passed the place that the last one had, and not the one it has now.
@@ -94,7 +106,13 @@ impl LocalRoom {
 
     /// What a member wants next.
     pub fn wants(&self, member: u32) -> u64 {
-        self.members[member as usize].next
+        let end = self.log.head() + 1;
+        end - u64::from((end as u32).wrapping_sub(self.members[member as usize].next))
+    }
+
+    /// The most urgent class of what a member wants.
+    pub fn urgency_for(&self, member: u32) -> usize {
+        self.log.urgency_from(self.wants(member))
     }
 
     /// A member's connection.
@@ -105,11 +123,10 @@ impl LocalRoom {
     /// A member has everything before `next`.
     pub fn advance(&mut self, member: u32, next: u64, pieces: &mut Pieces) {
         let head = self.log.head();
-        let member = &mut self.members[member as usize];
-        debug_assert!(member.next <= next && next <= head + 1);
-        let was_behind = member.next <= head;
-        member.next = next;
-        if was_behind && next > head {
+        let before = self.wants(member);
+        debug_assert!(before <= next && next <= head + 1);
+        self.members[member as usize].next = next as u32;
+        if before <= head && next > head {
             self.one_less_behind(pieces);
         }
     }
@@ -127,25 +144,26 @@ impl LocalRoom {
     pub fn is_late(&self, member: u32) -> bool {
         let len = self.members.len();
         let distance = (member as usize + len - self.walk) % len;
-        self.members[member as usize].next <= self.log.head() && distance >= self.left
+        distance >= self.left && self.wants(member) <= self.log.head()
     }
 
     /// The next member of the walk.
-    pub fn visit(&mut self, pieces: &mut Pieces) -> Option<(u32, Member)> {
+    pub fn visit(&mut self, pieces: &mut Pieces) -> Option<Visit> {
         if self.left == 0 {
             return None;
         }
         self.left -= 1;
         let index = self.walk;
-        let member = self.members[index];
+        let (member, conn) = (index as u32, self.members[index].conn);
+        let next = self.wants(member);
         self.walk = if index + 1 == self.members.len() { 0 } else { index + 1 };
-        self.wanted = self.wanted.min(member.next);
+        self.wanted = self.wanted.min(next);
         self.visited += 1;
         if self.visited >= self.members.len() {
             self.log.trim(self.wanted, pieces);
             (self.visited, self.wanted) = (0, u64::MAX);
         }
-        Some((index as u32, member))
+        Some(Visit { member, conn, next })
     }
 
     /// Whether the walk has somewhere to go.
@@ -223,13 +241,13 @@ mod tests {
         grow(&mut room, &mut pieces);
         let mut visits = Vec::new();
         for _ in 0..2 {
-            visits.extend(room.visit(&mut pieces).map(|(index, _)| index));
+            visits.extend(room.visit(&mut pieces).map(|visit| visit.member));
         }
         grow(&mut room, &mut pieces);
-        while let Some((index, member)) = room.visit(&mut pieces) {
-            visits.push(index);
-            room.advance(index, room.log.head() + 1, &mut pieces);
-            assert_eq!(member.conn, index);
+        while let Some(visit) = room.visit(&mut pieces) {
+            visits.push(visit.member);
+            room.advance(visit.member, room.log.head() + 1, &mut pieces);
+            assert_eq!(visit.conn, visit.member);
         }
         assert_eq!(visits, [0, 1, 2, 3, 0, 1]);
         assert_eq!(pieces.in_use(), 0, "everybody has everything");
@@ -240,15 +258,15 @@ mod tests {
         let (mut room, mut pieces) = room(4);
         grow(&mut room, &mut pieces);
         for _ in 0..2 {
-            let (index, _) = room.visit(&mut pieces).expect("a member");
-            room.advance(index, 2, &mut pieces);
+            let visit = room.visit(&mut pieces).expect("a member");
+            room.advance(visit.member, 2, &mut pieces);
         }
         assert_eq!(room.leave(0, &mut pieces), Some(3), "the last one moves to place 0");
         let mut served = Vec::new();
-        while let Some((index, member)) = room.visit(&mut pieces) {
-            if member.next == 1 {
-                served.push(member.conn);
-                room.advance(index, 2, &mut pieces);
+        while let Some(visit) = room.visit(&mut pieces) {
+            if visit.next == 1 {
+                served.push(visit.conn);
+                room.advance(visit.member, 2, &mut pieces);
             }
         }
         served.sort_unstable();

@@ -64,7 +64,7 @@ pub struct Batch {
     /// The bytes.
     pub slice: SendSlice,
     /// How many frames.
-    pub frames: u32,
+    pub frames: u16,
 }
 
 /// What a member that fell out of the window has missed.
@@ -88,6 +88,8 @@ pub struct TooFarBehind;
 pub struct RoomLog {
     /// The newest frame.
     head: u64,
+    /// The newest frame of each class; 0 before the first.
+    newest: [u64; CLASSES],
     /// The class of each frame from `classes_first` to the head, and whether it is kept.
     classes: VecDeque<u8>,
     classes_first: u64,
@@ -105,6 +107,7 @@ impl RoomLog {
     pub fn new(head: u64) -> Self {
         Self {
             head,
+            newest: [0; CLASSES],
             classes: VecDeque::new(),
             classes_first: head + 1,
             kept: VecDeque::new(),
@@ -119,6 +122,11 @@ impl RoomLog {
         self.head
     }
 
+    /// The most urgent class from frame `next` on.
+    pub fn urgency_from(&self, next: u64) -> usize {
+        self.newest.iter().position(|&newest| newest >= next).unwrap_or(CLASSES)
+    }
+
     /// Keeps bytes for members on `transport` from the next frame on.
     pub fn serve(&mut self, transport: Transport) {
         let first = self.head + 1;
@@ -129,6 +137,7 @@ impl RoomLog {
     pub fn append(&mut self, frame: &Frame, pieces: &mut Pieces) {
         assert_eq!(frame.seq, self.head + 1, "the home mails frames in order");
         self.head = frame.seq;
+        self.newest[frame.class.index()] = frame.seq;
         let kept = if frame.never_drop { KEPT } else { 0 };
         self.classes.push_back(frame.class.index() as u8 | kept);
         if self.classes.len() > LOG_CLASSES_MAX {
@@ -161,7 +170,7 @@ impl RoomLog {
 
     /// Takes whole frames from `next` on, at most `frames_max` and as many as one send carries.
     /// None when there is nothing new; `lag` says what to do when `next` has left the window.
-    pub fn batch(&self, transport: Transport, next: u64, frames_max: u32) -> Option<Batch> {
+    pub fn batch(&self, transport: Transport, next: u64, frames_max: u16) -> Option<Batch> {
         let track = self.tracks[transport as usize].as_ref()?;
         (next <= self.head).then(|| track.batch(next, frames_max))
     }
@@ -281,7 +290,7 @@ impl Track {
         }
     }
 
-    fn batch(&self, next: u64, frames_max: u32) -> Batch {
+    fn batch(&self, next: u64, frames_max: u16) -> Batch {
         assert!(next >= self.first, "members behind the window are told first");
         let start = self.offset(next);
         let index = (next - self.first) as usize;
@@ -300,7 +309,7 @@ impl Track {
         let from = (start - piece.start) as usize;
         let to = (end - piece.start) as usize;
         let slice = SendSlice::new(Rc::clone(&piece.segment), from, to);
-        Batch { slice, frames: frames as u32 }
+        Batch { slice, frames: frames as u16 }
     }
 
     fn trim(&mut self, next: u64, pieces: &mut Pieces) {
@@ -347,24 +356,24 @@ mod tests {
     #[test]
     fn a_member_gets_everything_from_its_cursor_to_the_head() {
         let (log, _) = log_of((1..=5).map(|seq| frame(seq, 10, false)));
-        let check = |next, max, frames: u32, first: u8, last: u8| {
+        let check = |next, max, frames: u16, first: u8, last: u8| {
             let batch = log.batch(Transport::Tcp, next, max).expect("there is something");
             let bytes = batch.slice.bytes();
             assert_eq!((batch.frames, bytes.len()), (frames, frames as usize * 10));
             assert_eq!((bytes[0], bytes[bytes.len() - 1]), (first, last));
         };
-        check(1, u32::MAX, 5, 1, 5);
-        check(4, u32::MAX, 2, 4, 5);
+        check(1, u16::MAX, 5, 1, 5);
+        check(4, u16::MAX, 2, 4, 5);
         check(2, 1, 1, 2, 2);
-        assert!(log.batch(Transport::Tcp, 6, u32::MAX).is_none(), "the head was read");
-        assert!(log.batch(Transport::WebSocket, 1, u32::MAX).is_none(), "nobody asked for it");
+        assert!(log.batch(Transport::Tcp, 6, u16::MAX).is_none(), "the head was read");
+        assert!(log.batch(Transport::WebSocket, 1, u16::MAX).is_none(), "nobody asked for it");
     }
 
     #[test]
     fn batches_end_with_their_piece_and_miss_nothing() {
         let (log, _) = log_of((1..=1000).map(|seq| frame(seq, 700, false)));
         let (mut next, mut sends) = (1, 0);
-        while let Some(batch) = log.batch(Transport::Tcp, next, u32::MAX) {
+        while let Some(batch) = log.batch(Transport::Tcp, next, u16::MAX) {
             assert!(batch.slice.len() <= SEND_BYTES_MAX);
             for (index, bytes) in batch.slice.bytes().chunks(700).enumerate() {
                 assert!(bytes.iter().all(|&byte| byte == (next + index as u64) as u8));
@@ -381,7 +390,7 @@ mod tests {
         let (mut log, mut pieces) = (RoomLog::new(7), Pieces::default());
         log.serve(Transport::WebSocket);
         log.append(&frame(8, 200, false), &mut pieces);
-        let batch = log.batch(Transport::WebSocket, 8, u32::MAX).expect("a frame");
+        let batch = log.batch(Transport::WebSocket, 8, u16::MAX).expect("a frame");
         assert_eq!(batch.slice.bytes()[..4], [0x82, 126, 0, 200]);
         assert_eq!(batch.slice.len(), 204);
     }
@@ -397,7 +406,7 @@ mod tests {
         let lag = log.lag(Transport::Tcp, 2).map(|lag| (lag.counts, lag.kept.len()));
         let kept = (first - 1) / 100;
         assert_eq!(lag, Ok(([0, 0, 0, (first - 2 - kept) as u32], kept as usize)));
-        assert!(log.batch(Transport::Tcp, first, u32::MAX).is_some());
+        assert!(log.batch(Transport::Tcp, first, u16::MAX).is_some());
     }
 
     #[test]
@@ -412,7 +421,7 @@ mod tests {
         let before = pieces.in_use();
         log.trim(150, &mut pieces);
         assert!(pieces.in_use() < before);
-        assert!(log.batch(Transport::Tcp, 150, u32::MAX).is_some(), "150 is still to be read");
+        assert!(log.batch(Transport::Tcp, 150, u16::MAX).is_some(), "150 is still to be read");
         log.clear(&mut pieces);
         assert_eq!(pieces.in_use(), 0);
         log.append(&frame(201, 10, false), &mut pieces);

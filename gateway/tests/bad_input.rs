@@ -18,7 +18,8 @@ use common::{
 };
 
 /// What a peer has 10 seconds for must end it within this time.
-const TEN_SECONDS: std::ops::Range<Duration> = Duration::from_millis(9_500)..Duration::from_secs(13);
+const TEN_SECONDS: std::ops::Range<Duration> =
+    Duration::from_millis(9_500)..Duration::from_secs(13);
 
 const MASK: [u8; 4] = [9, 8, 7, 6];
 
@@ -61,7 +62,7 @@ impl Bystanders {
         for _ in 0..5 {
             self.said += 1;
             let payload = self.said.to_le_bytes();
-            assert_eq!(self.upstream.to_room(900, &payload), (Code::Ok, self.said));
+            assert_eq!(self.upstream.say_to_room(900, &payload), (Code::Ok, self.said));
         }
         for (client, alias, heard) in &mut self.members {
             while *heard < self.said {

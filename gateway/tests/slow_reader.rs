@@ -19,8 +19,8 @@ use common::{
 };
 
 const ROOM: u64 = 7;
-/// Messages that those who read may be behind, so that they never miss the window of 1 MiB.
-const AHEAD_MAX: u64 = 1000;
+/// Bytes that those who read may be behind, so that they never miss the window of 1 MiB.
+const AHEAD_BYTES_MAX: u64 = 256 * 1024;
 /// Bytes of a chat message.
 const BYTES: usize = 128;
 /// Every so many messages, one may not be dropped.
@@ -63,10 +63,10 @@ impl Readers {
         all.min().unwrap_or(u64::MAX)
     }
 
-    /// Waits until all are near `seq`.
-    fn keep_up_with(&self, seq: u64) {
+    /// Waits until none is more than `ahead` behind `seq`.
+    fn keep_up_with(&self, seq: u64, ahead: u64) {
         let until = Instant::now() + SOON;
-        while self.least().saturating_add(AHEAD_MAX) < seq {
+        while self.least().saturating_add(ahead) < seq {
             assert!(Instant::now() < until, "the readers are stuck at {}", self.least());
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -82,16 +82,17 @@ fn flood(
     category: impl Fn(u64) -> u16,
 ) {
     let payload = vec![b'x'; bytes];
+    let ahead = AHEAD_BYTES_MAX / bytes as u64;
     let mut replied = 0;
     for seq in 1..=count {
         let head = PublishHead { category: category(seq), ..upstream.head() };
         upstream.send(&UpstreamFrame::PublishRoom { head, room: ROOM, payload: Tail(&payload) });
-        if seq.is_multiple_of(AHEAD_MAX / 2) || seq == count {
+        if seq.is_multiple_of(ahead / 2) || seq == count {
             for reply in upstream.replies((seq - replied) as usize) {
                 replied += 1;
                 assert_eq!((reply.code, reply.seq), (Code::Ok, replied));
             }
-            readers.keep_up_with(seq);
+            readers.keep_up_with(seq, ahead);
         }
     }
 }
@@ -147,7 +148,7 @@ fn who_stops_reading_gets_an_exact_account_when_it_reads_again() {
         });
         check_metrics(gateway, &receivers.each_ref());
         // They are members like all others again.
-        assert_eq!(upstream.to_room(ROOM, b"live").1, MESSAGES + 1);
+        assert_eq!(upstream.say_to_room(ROOM, b"live").1, MESSAGES + 1);
         for (client, room) in &mut slow {
             assert_eq!(client.message(room.alias), (MESSAGES + 1, b"live".to_vec()));
             assert!(client.ping().is_empty());
@@ -250,7 +251,7 @@ fn who_is_too_far_behind_for_what_may_not_be_dropped_is_closed_and_can_resume() 
 fn messages_for_users_and_apps_are_accounted_for_as_well() {
     const MESSAGES: u64 = 40_000;
     on_one_and_two_shards(|gateway| {
-        for to_app in [false, true] {
+        for say_to_app in [false, true] {
             let mut slow = Via::BOTH.map(|via| narrow(gateway, via).0);
             let mut upstream = gateway.upstream();
             upstream.until_user_has(1, 2);
@@ -260,7 +261,7 @@ fn messages_for_users_and_apps_are_accounted_for_as_well() {
                 let category = mostly_chat(n);
                 let head = PublishHead { category, ..upstream.head() };
                 let payload = Tail(&payload);
-                upstream.send(&match to_app {
+                upstream.send(&match say_to_app {
                     true => UpstreamFrame::PublishApp { head, payload },
                     false => UpstreamFrame::PublishUser { head, user: 1, payload },
                 });
@@ -301,7 +302,7 @@ fn messages_for_users_and_apps_are_accounted_for_as_well() {
 fn a_service_that_does_not_read_loses_events_and_is_told_how_many() {
     const CLIENTS: u64 = 150;
     const ROOMS: u64 = 60;
-    let gateway = Gateway::start("0-1", &[]);
+    let gateway = Gateway::start("0-1", &["--client-frames-per-second", "60000"]);
     let mut deaf = gateway.upstream();
     deaf.subscribe(barrage_wire::upstream::events::ALL, "", &[]);
     let mut clients: Vec<_> = (1..=CLIENTS).map(|user| gateway.client(Via::Tcp, user)).collect();
@@ -316,10 +317,8 @@ fn a_service_that_does_not_read_loses_events_and_is_told_how_many() {
             }
         }
         for client in &mut clients {
-            for room in 1..=ROOMS {
-                client.hear_joined();
-                client.leave(room);
-            }
+            (0..ROOMS).for_each(|_| assert!(client.hear_joined().0 > 0));
+            (1..=ROOMS).for_each(|room| assert!(client.leave(room) > 0));
         }
         for client in &mut clients {
             assert_eq!(client.ping().len() as u64, ROOMS);
@@ -336,4 +335,21 @@ fn a_service_that_does_not_read_loses_events_and_is_told_how_many() {
     }
     assert_eq!(events + lost, all, "every event was told or declared");
     assert_eq!(gateway.metric("events_lost_total"), lost);
+}
+
+/// Closing needs nothing from a peer that does not even read the goodbye.
+#[test]
+fn who_never_reads_again_is_gone_soon_after_it_was_closed() {
+    let gateway = Gateway::start("0", &[]);
+    let slow = Via::BOTH.map(|via| narrow(&gateway, via));
+    let mut upstream = gateway.upstream();
+    upstream.until_user_has(1, 2);
+    for _ in 0..600 {
+        assert_eq!(upstream.say_to_room(ROOM, &[0; 16_000]).0, Code::Ok);
+    }
+    assert_eq!(upstream.kick(1, "enough"), (Code::Ok, 2));
+    gateway.until_metric("clients", |clients| clients == 0);
+    gateway.until_metric("connections", |connections| connections == 1);
+    gateway.until_metric("log_bytes", |bytes| bytes == 0);
+    drop(slow);
 }

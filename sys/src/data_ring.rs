@@ -99,10 +99,12 @@ struct Slot {
     generation: u32,
     open: bool,
     receiving: bool,
-    finishing: bool,
-    shutting_down: bool,
     closing: bool,
+    /// Shutdowns in flight, of one direction or of both.
+    shutdowns: u8,
 }
+
+const _: () = assert!(size_of::<Slot>() == 24, "a million connections have one each");
 
 /// Where the kernel writes the address of an accepted peer.
 struct AcceptAddress {
@@ -259,7 +261,7 @@ impl DataRing {
 
     pub(crate) fn finish(&mut self, conn: ConnId) {
         let Some(slot) = self.slot(conn) else { return };
-        slot.finishing = true;
+        slot.shutdowns += 1;
         self.shutdown(conn.slot() as u32, conn.generation, Op::Finish, libc::SHUT_WR);
     }
 
@@ -267,7 +269,7 @@ impl DataRing {
         let Some(slot) = self.slot(conn) else { return };
         slot.closing = true;
         if slot.receiving || slot.sending.is_some() {
-            slot.shutting_down = true;
+            slot.shutdowns += 1;
             self.shutdown(conn.slot() as u32, conn.generation, Op::Shutdown, libc::SHUT_RDWR);
         }
         self.close_when_quiet(conn.slot() as u32);
@@ -280,8 +282,7 @@ impl DataRing {
 
     fn close_when_quiet(&mut self, slot: u32) {
         let state = &self.slots[slot as usize];
-        let quiet =
-            !state.receiving && state.sending.is_none() && !state.finishing && !state.shutting_down;
+        let quiet = !state.receiving && state.sending.is_none() && state.shutdowns == 0;
         if state.closing && quiet {
             let generation = state.generation;
             let entry = opcode::Close::new(Fixed(slot)).build();
@@ -372,7 +373,7 @@ impl DataRing {
             Op::Recv => self.received(low, result, entry.flags(), sink),
             Op::Send => self.sent(low, result, sink),
             Op::Finish => {
-                self.slots[low as usize].finishing = false;
+                self.slots[low as usize].shutdowns -= 1;
                 self.close_when_quiet(low);
             }
             Op::Shutdown => self.shut_down(low, result),
@@ -464,7 +465,7 @@ impl DataRing {
 
     fn shut_down(&mut self, slot: u32, result: i32) {
         let state = &mut self.slots[slot as usize];
-        state.shutting_down = false;
+        state.shutdowns -= 1;
         if result < 0 && (state.receiving || state.sending.is_some()) {
             // A socket that is not connected any more cannot be shut down; what still waits on it
             // is cancelled by name.

@@ -14,35 +14,52 @@ use bytes::Bytes;
 
 use super::core::Core;
 use crate::conn::{Conn, Membership, Phase, Role};
-use crate::limits::{HEARTBEAT, ROOMS_PER_CONNECTION_MAX};
+use crate::limits::{CLIENT_OUTBOX_BYTES_MAX, HEARTBEAT, ROOMS_PER_CONNECTION_MAX};
 use crate::mail::{Head, Mail, Origin};
 use crate::refusal::Refusal;
 use crate::room_log::Transport;
 
+/// What was taken off received bytes.
+pub(super) struct Parsed {
+    /// How many of them.
+    pub used: usize,
+    /// Nothing was unfinished at some point: what is left over began after it.
+    pub whole: bool,
+}
+
+impl Parsed {
+    fn frames(used: usize) -> Self {
+        Self { used, whole: used > 0 }
+    }
+}
+
 impl Core {
-    /// Takes whole frames off `bytes`; says how many bytes they were.
+    /// Takes whole frames off `bytes`.
     pub(super) fn parse(
         &mut self,
         id: ConnId,
         bytes: &mut [u8],
         fragments: &mut Inbound,
-    ) -> Result<usize, Refusal> {
-        let Some(conn) = self.conns.find(id) else { return Ok(bytes.len()) };
+    ) -> Result<Parsed, Refusal> {
+        let Some(conn) = self.conns.find(id) else { return Ok(Parsed::frames(bytes.len())) };
         match (conn.role, conn.phase) {
             (Role::Client(Transport::WebSocket), Phase::Handshake) => {
-                let Some(request) = ws::parse_request(bytes)? else { return Ok(0) };
+                let Some(request) = ws::parse_request(bytes)? else { return Ok(Parsed::frames(0)) };
                 conn.phase = Phase::Hello;
                 conn.push_raw(|out| ws::write_response(&request, out));
                 self.mark_ready(id);
                 let used = request.consumed;
-                Ok(used + self.parse_messages(id, &mut bytes[used..], fragments)?)
+                let messages = self.parse_messages(id, &mut bytes[used..], fragments)?;
+                Ok(Parsed { used: used + messages.used, whole: true })
             }
             (Role::Client(Transport::WebSocket), _) => self.parse_messages(id, bytes, fragments),
             (Role::Client(Transport::Tcp), _) => {
-                self.parse_frames(id, bytes, CLIENT_BODY_BYTES_MAX, Self::client_frame)
+                let max = CLIENT_BODY_BYTES_MAX;
+                self.parse_frames(id, bytes, max, Self::client_frame).map(Parsed::frames)
             }
             (Role::Upstream, _) => {
-                self.parse_frames(id, bytes, UPSTREAM_BODY_BYTES_MAX, Self::upstream_frame)
+                let max = UPSTREAM_BODY_BYTES_MAX;
+                self.parse_frames(id, bytes, max, Self::upstream_frame).map(Parsed::frames)
             }
         }
     }
@@ -67,12 +84,12 @@ impl Core {
         id: ConnId,
         bytes: &mut [u8],
         fragments: &mut Inbound,
-    ) -> Result<usize, Refusal> {
-        let mut used = 0;
+    ) -> Result<Parsed, Refusal> {
+        let (mut used, mut whole) = (0, false);
         loop {
             let (taken, incoming) = fragments.next(ws::Role::Server, &mut bytes[used..])?;
             if taken == 0 {
-                return Ok(used);
+                return Ok(Parsed { used, whole });
             }
             used += taken;
             match incoming {
@@ -86,16 +103,18 @@ impl Core {
                 }
                 Some(Incoming::Ping(payload)) => {
                     self.count_frame(id)?;
-                    if let Some(conn) = self.conns.find(id) {
+                    // Nothing follows a CLOSE, not even a pong.
+                    if let Some(conn) = self.conns.find(id).filter(|conn| conn.is_heard()) {
                         conn.push_raw(|out| ws::put_pong(out, None, payload));
                     }
-                    self.mark_ready(id);
+                    self.answered(id);
                 }
                 Some(Incoming::Close(_)) => {
                     return Err(Refusal::new(CloseReason::PeerClosed, "goodbye"));
                 }
                 Some(Incoming::Pong) | None => {}
             }
+            whole |= !fragments.is_assembling();
         }
     }
 
@@ -356,7 +375,13 @@ impl Core {
     pub(super) fn say_encoded(&mut self, id: ConnId, frame: &[u8]) {
         let Some(conn) = self.conns.find(id).filter(|conn| conn.is_heard()) else { return };
         conn.push(frame);
-        if conn.outbox_bytes() > crate::limits::CLIENT_OUTBOX_BYTES_MAX * 2 {
+        self.answered(id);
+    }
+
+    /// An answer waits: it goes out, unless too many do.
+    fn answered(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.find(id) else { return };
+        if conn.outbox_bytes() > CLIENT_OUTBOX_BYTES_MAX * 2 {
             let text = "answers wait and are not read";
             return self.refuse(id, Refusal::new(CloseReason::SlowReader, text));
         }

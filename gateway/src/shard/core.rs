@@ -31,7 +31,7 @@ pub struct ShardConfig {
     /// Frames that a client may send in one second.
     pub client_frames_per_second: u32,
     /// Frames of a room that one send may carry.
-    pub frames_per_send: u32,
+    pub frames_per_send: u16,
     /// The share of the core that one room's fan-out may use, in percent.
     pub pace_percent: u32,
     /// What rooms remember.

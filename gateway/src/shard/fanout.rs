@@ -157,7 +157,7 @@ impl Core {
                 }
             }
             Flight::Room { room, frames } => {
-                let frames = if count == slice.len() { frames } else { cut(conn, slice, count) };
+                let frames = if count == slice.len() { frames.into() } else { cut(conn, slice, count) };
                 self.metrics.deliveries_total += u64::from(frames);
                 if let Some(membership) = conn.membership_in(room).map(|found| *found) {
                     let room = &mut self.local.rooms[room as usize];
@@ -200,7 +200,7 @@ impl Core {
                 conn.outbox = None;
             }
             if !slice.is_empty() {
-                (conn.flight, conn.sent) = (Flight::Outbox, tick);
+                conn.takes_off(Flight::Outbox, tick);
                 return ring.send(id, slice);
             }
         }
@@ -211,7 +211,9 @@ impl Core {
         }
         let rooms = &self.local.rooms;
         let late = conn.rooms.iter().filter(|at| rooms[at.room as usize].is_late(at.member));
-        let most_urgent = late.min_by_key(|at| rooms[at.room as usize].urgency()).copied();
+        // Not the rooms' own urgency: that is over when the walk is, and the late are still behind.
+        let most_urgent = late.min_by_key(|at| rooms[at.room as usize].urgency_for(at.member));
+        let most_urgent = most_urgent.copied();
         if let Some(membership) = most_urgent {
             self.serve_member(ring, membership);
         }
@@ -284,12 +286,12 @@ impl Core {
         let (mut sends, mut visits) = (0, 0);
         while sends < CHUNK_SENDS && visits < CHUNK_VISITS {
             let Some(room) = self.local.rooms.get_mut(index as usize) else { return true };
-            let Some((member, wants)) = room.visit(&mut self.local.pieces) else { break };
+            let Some(visit) = room.visit(&mut self.local.pieces) else { break };
             visits += 1;
-            if wants.next > room.log.head() {
+            if visit.next > room.log.head() {
                 continue;
             }
-            let conn = self.conns.at(wants.conn);
+            let conn = self.conns.at(visit.conn);
             if conn.flight != Flight::None || conn.ready {
                 // It is looked at when its send has ended, and when its own frames are out.
                 continue;
@@ -297,17 +299,20 @@ impl Core {
             let served = serve(
                 ring,
                 conn,
-                wants.conn,
+                visit.conn,
                 room,
                 index,
-                wants.next,
+                visit.next,
                 &self.config,
                 self.clock.tick,
             );
             match served {
                 Served::Sent => sends += 1,
                 Served::Nothing => {}
-                Served::Lagging => self.catch_up(Membership { room: index, member }, wants.conn),
+                Served::Lagging => {
+                    let at = Membership { room: index, member: visit.member };
+                    self.catch_up(at, visit.conn);
+                }
             }
         }
         true
@@ -378,8 +383,7 @@ fn serve<R: Ring>(
     let Some(batch) = room.log.batch(transport, next, config.frames_per_send) else {
         return Served::Nothing;
     };
-    conn.flight = Flight::Room { room: room_index, frames: batch.frames };
-    conn.sent = tick;
+    conn.takes_off(Flight::Room { room: room_index, frames: batch.frames }, tick);
     ring.send(ConnId { index: conn_index, generation: conn.generation }, batch.slice);
     Served::Sent
 }

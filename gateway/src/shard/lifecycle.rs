@@ -8,7 +8,7 @@ use barrage_wire::upstream::EventKind;
 use barrage_wire::{GatewayFrame, ServerFrame, ws};
 
 use super::core::Core;
-use super::{TICK_US, address_of};
+use super::TICK_US;
 use crate::conn::{Conn, Flight, Input, Phase, Role};
 use crate::limits::{FRAME_MAX, HELLO_MAX, IDLE_MAX, INPUT_BYTES_MAX, LINGER_MAX, SEND_STALL_MAX};
 use crate::mail::Mail;
@@ -26,9 +26,7 @@ pub(super) const fn ticks(time: std::time::Duration) -> u32 {
 
 impl Core {
     pub(super) fn accepted(&mut self, id: ConnId, role: Role, peer: Peer) {
-        let mut conn = Conn::accepted(id.generation, role, self.clock.tick);
-        (conn.address, conn.port) = address_of(peer);
-        self.conns.insert(id, conn);
+        self.conns.insert(id, Conn::accepted(id.generation, role, peer, self.clock.tick));
         self.connections += 1;
         self.metrics.accepted_total += 1;
         self.wheel.look_after(id, self.clock.tick, ticks(HELLO_MAX));
@@ -53,16 +51,16 @@ impl Core {
             Some(input) => {
                 input.bytes.extend_from_slice(bytes);
                 let mut whole = std::mem::take(&mut input.bytes);
-                self.parse(id, &mut whole, &mut input.fragments).map(|used| {
-                    whole.drain(..used);
+                self.parse(id, &mut whole, &mut input.fragments).map(|parsed| {
+                    whole.drain(..parsed.used);
                     input.bytes = whole;
-                    used > 0
+                    parsed.whole
                 })
             }
             None => {
                 let mut fragments = ws::Inbound::default();
-                self.parse(id, bytes, &mut fragments).map(|used| {
-                    let rest = bytes[used..].to_vec();
+                self.parse(id, bytes, &mut fragments).map(|parsed| {
+                    let rest = bytes[parsed.used..].to_vec();
                     input = Some(Box::new(Input { bytes: rest, fragments, since: tick }));
                     true
                 })
@@ -86,7 +84,7 @@ impl Core {
             return self.refuse(id, Refusal::new(CloseReason::Protocol, text));
         }
         let Some(conn) = self.conns.find(id).filter(|conn| conn.is_heard()) else { return };
-        if progress && !input.fragments.is_assembling() || input.since == 0 {
+        if progress || input.since == 0 {
             input.since = tick;
         }
         let new = input.since == tick;
@@ -292,7 +290,7 @@ impl Core {
 
 fn overdue(conn: &Conn, now: u32) -> Option<Refusal> {
     let over = |since: u32, max| now.wrapping_sub(since) >= ticks(max);
-    if conn.flight != Flight::None && over(conn.sent, SEND_STALL_MAX) {
+    if conn.flight != Flight::None && over(conn.since, SEND_STALL_MAX) {
         let text = "nothing was read for 30 seconds: resume with your cursors";
         return Some(Refusal::new(CloseReason::SlowReader, text));
     }

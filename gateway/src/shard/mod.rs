@@ -15,7 +15,7 @@ mod upstream;
 
 use std::time::Duration;
 
-use barrage_sys::{KernelRing, Peer, Ring};
+use barrage_sys::{KernelRing, Ring};
 
 pub use self::core::{Core, ShardConfig};
 use crate::conn::Role;
@@ -128,17 +128,3 @@ impl Shard<KernelRing> {
 
 /// Microseconds of a tick.
 const TICK_US: u64 = TICK.as_micros() as u64;
-
-/// A peer's address as events tell it: IPv6, or IPv4 mapped into it; zero for a Unix socket.
-fn address_of(peer: Peer) -> (u128, u16) {
-    match peer {
-        Peer::Unix => (0, 0),
-        Peer::Ip(address) => {
-            let ip = match address.ip() {
-                std::net::IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-                std::net::IpAddr::V6(ip) => ip,
-            };
-            (ip.to_bits(), address.port())
-        }
-    }
-}

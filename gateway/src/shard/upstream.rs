@@ -299,6 +299,7 @@ impl Core {
         let connection = self.connection_number(id);
         let Some(conn) = self.conns.find(id) else { return };
         let (app, user) = (conn.app, conn.user);
+        let (address, port) = conn.address();
         let frame = GatewayFrame::Event {
             event,
             connection,
@@ -306,8 +307,8 @@ impl Core {
             device: conn.device,
             platform: conn.platform,
             room,
-            address: conn.address,
-            port: conn.port,
+            address,
+            port,
             reason,
         };
         let mut encoded = None;

@@ -81,9 +81,7 @@ impl From<GatewayFrame<'_>> for Told {
             }
             GatewayFrame::Lost { events, uplinks } => Self::Lost { events, uplinks },
             GatewayFrame::Pong { nonce } => Self::Pong { nonce },
-            GatewayFrame::Close { reason, text } => {
-                Self::Close { reason, text: text.0.to_owned() }
-            }
+            GatewayFrame::Close { reason, text } => Self::Close { reason, text: text.0.to_owned() },
         }
     }
 }
@@ -203,43 +201,48 @@ impl Upstream {
     }
 
     /// Publishes to a room and waits for the reply.
-    pub fn to_room(&mut self, room: u64, payload: &[u8]) -> (Code, u64) {
+    pub fn say_to_room(&mut self, room: u64, payload: &[u8]) -> (Code, u64) {
         let head = self.head();
-        self.to_room_as(head, room, payload)
+        self.publish_to_room(head, room, payload)
     }
 
-    pub fn to_room_as(&mut self, head: PublishHead, room: u64, payload: &[u8]) -> (Code, u64) {
+    pub fn publish_to_room(&mut self, head: PublishHead, room: u64, payload: &[u8]) -> (Code, u64) {
         self.send(&UpstreamFrame::PublishRoom { head, room, payload: Tail(payload) });
         self.reply(head.request)
     }
 
-    pub fn to_user(&mut self, user: u64, payload: &[u8]) -> (Code, u64) {
+    pub fn say_to_user(&mut self, user: u64, payload: &[u8]) -> (Code, u64) {
         let head = self.head();
-        self.to_user_as(head, user, payload)
+        self.publish_to_user(head, user, payload)
     }
 
-    pub fn to_user_as(&mut self, head: PublishHead, user: u64, payload: &[u8]) -> (Code, u64) {
+    pub fn publish_to_user(&mut self, head: PublishHead, user: u64, payload: &[u8]) -> (Code, u64) {
         self.send(&UpstreamFrame::PublishUser { head, user, payload: Tail(payload) });
         self.reply(head.request)
     }
 
-    pub fn to_users(&mut self, users: &[u64], payload: &[u8]) -> (Code, u64) {
+    pub fn say_to_users(&mut self, users: &[u64], payload: &[u8]) -> (Code, u64) {
         let head = self.head();
-        self.to_users_as(head, users, payload)
+        self.publish_to_users(head, users, payload)
     }
 
-    pub fn to_users_as(&mut self, head: PublishHead, users: &[u64], payload: &[u8]) -> (Code, u64) {
+    pub fn publish_to_users(
+        &mut self,
+        head: PublishHead,
+        users: &[u64],
+        payload: &[u8],
+    ) -> (Code, u64) {
         let (users, payload) = (List::new(users), Tail(payload));
         self.send(&UpstreamFrame::PublishUsers { head, users, payload });
         self.reply(head.request)
     }
 
-    pub fn to_app(&mut self, payload: &[u8]) -> (Code, u64) {
+    pub fn say_to_app(&mut self, payload: &[u8]) -> (Code, u64) {
         let head = self.head();
-        self.to_app_as(head, payload)
+        self.publish_to_app(head, payload)
     }
 
-    pub fn to_app_as(&mut self, head: PublishHead, payload: &[u8]) -> (Code, u64) {
+    pub fn publish_to_app(&mut self, head: PublishHead, payload: &[u8]) -> (Code, u64) {
         self.send(&UpstreamFrame::PublishApp { head, payload: Tail(payload) });
         self.reply(head.request)
     }
@@ -265,14 +268,14 @@ impl Upstream {
     /// Waits until every shard has read the mail that this service's shard sent it before.
     pub fn visit_all_shards(&mut self) {
         let nobody: Vec<u64> = (1 << 60..(1 << 60) + 64).collect();
-        assert_eq!(self.to_users(&nobody, b""), (Code::Offline, 0));
+        assert_eq!(self.say_to_users(&nobody, b""), (Code::Offline, 0));
     }
 
     /// Waits until the user's home knows of so many connections. It learns of them by mail, which
     /// can be behind the `Welcome` that the client has got.
     pub fn until_user_has(&mut self, user: u64, connections: u64) {
         let until = Instant::now() + SOON;
-        while self.to_user(user, PROBE).1 != connections {
+        while self.say_to_user(user, PROBE).1 != connections {
             assert!(Instant::now() < until, "user {user} never had {connections} connections");
             std::thread::sleep(Duration::from_millis(1));
         }

@@ -9,7 +9,9 @@ pub struct Report {
     pub frames: u64,
     pub joins: u64,
     pub messages: u64,
+    /// Of rooms, and of users and apps.
     pub sheds: u64,
+    pub sheds_direct: u64,
     pub resets: u64,
     pub replies: u64,
     pub directs: u64,
@@ -36,6 +38,7 @@ impl Report {
         self.joins += other.joins;
         self.messages += other.messages;
         self.sheds += other.sheds;
+        self.sheds_direct += other.sheds_direct;
         self.resets += other.resets;
         self.replies += other.replies;
         self.directs += other.directs;

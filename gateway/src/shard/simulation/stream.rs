@@ -1,7 +1,7 @@
 //! What a peer makes of the bytes that reach it, and how it says things.
 
 use barrage_wire::limits::UPSTREAM_BODY_BYTES_MAX;
-use barrage_wire::ws::{self, Inbound, Incoming, Opcode};
+use barrage_wire::ws::{self, HandshakeError, Inbound, Incoming, Opcode};
 use barrage_wire::{RawFrame, split};
 
 use crate::fake_ring::Random;
@@ -17,6 +17,8 @@ pub struct Stream {
     inbound: Inbound,
     /// The WebSocket close frame has come.
     pub ws_closed: bool,
+    /// The handshake was answered, and with a refusal.
+    pub refused: bool,
 }
 
 impl Stream {
@@ -24,7 +26,8 @@ impl Stream {
     pub fn new(transport: Transport) -> Self {
         let handshaken = transport == Transport::Tcp;
         let inbound = Inbound::default();
-        Self { transport, handshaken, bytes: Vec::new(), inbound, ws_closed: false }
+        let bytes = Vec::new();
+        Self { transport, handshaken, bytes, inbound, ws_closed: false, refused: false }
     }
 
     /// What the peer sends before its first frame.
@@ -64,8 +67,12 @@ impl Stream {
     pub fn take(&mut self, come: &[u8], mut each: impl FnMut(RawFrame<'_>)) {
         self.bytes.extend_from_slice(come);
         if !self.handshaken {
-            let response = ws::parse_response(&self.bytes, KEY).expect("a good answer");
-            let Some(used) = response else { return };
+            let response = ws::parse_response(&self.bytes, KEY);
+            if response == Err(HandshakeError::Status(503)) {
+                self.refused = true;
+                return;
+            }
+            let Some(used) = response.expect("a good answer") else { return };
             self.bytes.drain(..used);
             self.handshaken = true;
         }

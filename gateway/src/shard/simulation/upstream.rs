@@ -56,6 +56,7 @@ pub struct Upstream {
     bytes_max: usize,
     /// Connections that ended, with which uplinks may be lost.
     pub ended: u32,
+    plain: bool,
 }
 
 impl Upstream {
@@ -73,6 +74,7 @@ impl Upstream {
             deaf: 0,
             bytes_max,
             ended: 0,
+            plain: false,
         }
     }
 
@@ -169,6 +171,19 @@ impl Upstream {
         out
     }
 
+    /// From now on it wants an answer to every publish, and gives none a time to live.
+    pub fn always_reply(&mut self) {
+        self.plain = true;
+    }
+
+    /// Publishes a message without a key.
+    pub fn say(&mut self, ring: &mut FakeRing, truth: &Truth, id: u64) {
+        let bytes = self.frame(truth, id, 0, Vec::new());
+        if let Some(link) = self.link() {
+            ring.write(link, &bytes);
+        }
+    }
+
     /// Publishes a burst of large messages to one room.
     pub fn flood(&mut self, ring: &mut FakeRing, truth: &mut Truth, room: u64, count: usize) {
         let Some(link) = self.link() else { return };
@@ -210,6 +225,7 @@ impl Upstream {
     fn frame(&mut self, truth: &Truth, id: u64, key: u128, audience: Vec<Listener>) -> Vec<u8> {
         self.requests += 1;
         let ack = match self.random.below(20) {
+            _ if self.plain => AckMode::Accepted,
             0..3 => AckMode::None,
             3 => AckMode::Stored,
             _ => AckMode::Accepted,
@@ -227,7 +243,7 @@ impl Upstream {
             ack,
             category: said.category,
             kind: said.kind,
-            ttl_ms: self.random.pick(&[0, 0, 1]),
+            ttl_ms: if self.plain { 0 } else { self.random.pick(&[0, 0, 1]) },
             merge_key: 0,
             idempotency_key: key,
         };
@@ -253,7 +269,8 @@ impl Upstream {
     ) -> Vec<(Listener, u64)> {
         let mut owed = Vec::new();
         let Some(session) = &mut self.session else { return owed };
-        let bytes = ring.read(session.link, self.random.pick(&[1, 100, usize::MAX]));
+        let most = self.random.pick(&[1, 100, usize::MAX]);
+        let bytes = ring.read(session.link, if self.plain { usize::MAX } else { most });
         report.hash(&(self.name, "upstream", &bytes));
         let mut stream = std::mem::replace(&mut session.stream, Stream::new(Transport::Tcp));
         stream.take(&bytes, |frame| session.frame(frame, truth, report, &mut owed));
