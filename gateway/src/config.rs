@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use serde::Deserialize;
 
-use crate::limits::{CLIENT_FRAMES_PER_SECOND_DEFAULT, CONNECTIONS_DEFAULT};
+use crate::limits::{CLIENT_FRAMES_PER_SECOND_DEFAULT, CONNECTIONS_DEFAULT, SHARDS_MAX};
 
 /// Barrage, the live-room message gateway: holds the connections and fans messages out.
 ///
@@ -141,6 +141,7 @@ impl Config {
             frames_per_send: settings.frames_per_send.unwrap_or(u16::MAX),
             log: settings.log.unwrap_or(LogFormat::Human),
         };
+        ensure!(config.cores.len() <= SHARDS_MAX, "--cores: at most {SHARDS_MAX}");
         ensure!(config.connections > 0, "--connections must be at least 1");
         ensure!(config.frames_per_send > 0, "--frames-per-send must be at least 1");
         ensure!(config.client_frames_per_second > 0, "--client-frames-per-second: at least 1");

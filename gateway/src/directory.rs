@@ -5,6 +5,7 @@ use barrage_router::{ShardIndex, UserKey};
 use barrage_sys::ConnId;
 use hashbrown::HashTable;
 
+use crate::limits::SHARDS_MAX;
 use crate::mail::ConnRef;
 
 /// Users by their connections. An entry is one connection, so that the common user with one device
@@ -20,11 +21,13 @@ struct Entry {
     user: u64,
     app: u32,
     index: u32,
-    generation: u32,
-    shard: u16,
+    /// The connection's generation, and above its bits the shard.
+    generation_shard: u32,
 }
 
-const _: () = assert!(size_of::<Entry>() <= 24, "a million users hold one each");
+const GENERATION_BITS: u32 = 24;
+const _: () = assert!(size_of::<Entry>() == 20, "a million users hold one each");
+const _: () = assert!(SHARDS_MAX as u64 <= 1 << (32 - GENERATION_BITS));
 
 impl Entry {
     fn new(user: UserKey, who: ConnRef) -> Self {
@@ -32,8 +35,7 @@ impl Entry {
             user: user.user.0,
             app: user.app.0,
             index: who.conn.index,
-            generation: who.conn.generation,
-            shard: who.shard.0,
+            generation_shard: u32::from(who.shard.0) << GENERATION_BITS | who.conn.generation,
         }
     }
 
@@ -43,8 +45,9 @@ impl Entry {
     }
 
     fn who(&self) -> ConnRef {
-        let conn = ConnId { index: self.index, generation: self.generation };
-        ConnRef { shard: ShardIndex(self.shard), conn }
+        let generation = self.generation_shard & ((1 << GENERATION_BITS) - 1);
+        let shard = ShardIndex((self.generation_shard >> GENERATION_BITS) as u16);
+        ConnRef { shard, conn: ConnId { index: self.index, generation } }
     }
 }
 

@@ -8,6 +8,8 @@ use barrage_wire::limits::{CLIENT_BODY_BYTES_MAX, SERVER_BODY_BYTES_MAX, UPSTREA
 use barrage_wire::ws::SERVER_HEADER_BYTES_MAX;
 use barrage_wire::{FRAME_HEADER_BYTES, limits::WS_MESSAGE_BYTES_MAX};
 
+/// Shards of one gateway.
+pub const SHARDS_MAX: usize = 256;
 /// Connections of all shards together, unless configured.
 pub const CONNECTIONS_DEFAULT: u32 = 2_000_000;
 /// Connections that a shard takes over its limit only to tell them that it is full.
@@ -99,7 +101,7 @@ const _: () = assert!(HEARTBEAT.as_secs() * 2 < IDLE_MAX.as_secs());
 /// Bytes of an unfinished frame, WebSocket framing included.
 pub const INPUT_BYTES_MAX: usize = WS_MESSAGE_BYTES_MAX + 1024 + RECV_BUFFER_BYTES;
 /// Bytes that one receive brings at most.
-pub const RECV_BUFFER_BYTES: usize = 4096;
+pub const RECV_BUFFER_BYTES: usize = 2048;
 
 /// The data rings of one shard that may hold `connections`.
 pub fn ring_config(connections: u32, open_files: u64) -> RingConfig {

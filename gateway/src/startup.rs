@@ -17,7 +17,7 @@ use crate::mail::Mail;
 /// Bytes of one remembered idempotency key, its place in the order included.
 const SEEN_BYTES: usize = 96;
 /// Bytes of a connection's slot in its ring, wheel and directory entry.
-const CONN_BOOKS_BYTES: usize = 24 + 8 + 2 * 25;
+const CONN_BOOKS_BYTES: usize = 24 + 8 + 2 * 21;
 
 /// Terms of the most memory that the gateway's own limits allow, beside what rooms remember.
 pub fn memory_terms(config: &Config, open_files: u64) -> Vec<(String, usize)> {

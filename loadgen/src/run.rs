@@ -113,7 +113,8 @@ impl Run {
         !self.shared.stopped() && !self.network.is_finished()
     }
 
-    fn look(&mut self, doing: &str) -> bool {
+    /// Rests for a moment and shows how far things are; says whether the run is to go on.
+    pub fn look(&mut self, doing: &str) -> bool {
         std::thread::sleep(LOOK);
         self.progress.show(doing, &self.shared);
         self.goes_on()

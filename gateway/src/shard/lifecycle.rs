@@ -7,8 +7,8 @@ use barrage_wire::server::CloseReason;
 use barrage_wire::upstream::EventKind;
 use barrage_wire::{GatewayFrame, ServerFrame, ws};
 
-use super::core::Core;
 use super::TICK_US;
+use super::core::Core;
 use crate::conn::{Conn, Flight, Input, Phase, Role};
 use crate::limits::{FRAME_MAX, HELLO_MAX, IDLE_MAX, INPUT_BYTES_MAX, LINGER_MAX, SEND_STALL_MAX};
 use crate::mail::Mail;

@@ -128,7 +128,12 @@ fn clients_that_do_not_speak_the_protocol_are_told_at_once() {
 fn clients_that_are_silent_or_stuck_are_closed_in_time() {
     check(TCP, vec![], "HelloTimeout", 10_000);
     check(TCP, vec![(9_000, hello()[..5].to_vec())], "HelloTimeout", 10_000);
-    check(TCP, dribble(0, 300, &hello_as(1, &format!("open:{}7", "0".repeat(40)))), "HelloTimeout", 10_000);
+    check(
+        TCP,
+        dribble(0, 300, &hello_as(1, &format!("open:{}7", "0".repeat(40)))),
+        "HelloTimeout",
+        10_000,
+    );
     // Wherever in a tick it begins: the shard hears it before its wheel has turned, or after.
     for at in (1_200..1_300).step_by(5) {
         check(TCP, after_hello(at, ping()[..9].to_vec()), "FrameTimeout", at + 10_000);
@@ -211,7 +216,12 @@ fn websocket_clients_that_break_its_rules_are_told() {
     check(WS, greeted(vec![(500, frame(Opcode::Binary, true, &ping()[..9]))]), "Protocol", 500);
     check(WS, greeted(vec![(500, frame(Opcode::Binary, true, &[0xff; 9]))]), "Protocol", 500);
     check(WS, greeted(vec![(500, frame(Opcode::Close, true, b""))]), "PeerClosed", 500);
-    check(WS, greeted(vec![(500, frame(Opcode::Ping, true, b"").repeat(1001))]), "RateLimited", 500);
+    check(
+        WS,
+        greeted(vec![(500, frame(Opcode::Ping, true, b"").repeat(1001))]),
+        "RateLimited",
+        500,
+    );
 }
 
 #[test]
@@ -243,7 +253,9 @@ fn upstreams_are_held_to_the_protocol_too() {
 
 #[test]
 fn peers_that_go_in_the_middle_of_a_frame_leave_nothing() {
-    for (listener, bytes) in [(TCP, hello()), (WS, greeted(vec![]).remove(0).1), (UPSTREAM, vec![3])] {
+    for (listener, bytes) in
+        [(TCP, hello()), (WS, greeted(vec![]).remove(0).1), (UPSTREAM, vec![3])]
+    {
         for (cut, errno) in (0..bytes.len()).flat_map(|cut| [(cut, 0), (cut, 104)]) {
             let mut world = World::calm(1, Vec::new());
             let ring = &mut world.shards[0].ring;

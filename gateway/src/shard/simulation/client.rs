@@ -80,8 +80,8 @@ impl Client {
     /// Connects, says HELLO with the cursors that it has.
     pub fn connect(&mut self, ring: &mut FakeRing, number: u64) {
         let peer = Peer::Ip(([10, 0, 0, self.name as u8], number as u16).into());
-        let random = self.random.pick(&[200, 5_000, 100_000]);
-        let socket_bytes = self.socket_bytes.unwrap_or(random);
+        let any = self.random.pick(&[200, 5_000, 100_000]);
+        let socket_bytes = self.socket_bytes.unwrap_or(any);
         let Some(link) = ring.accept(self.listener(), peer, socket_bytes) else { return };
         let mut session = Session::new(link, number, Stream::new(self.transport));
         let opening = session.stream.opening();
@@ -294,4 +294,3 @@ impl Client {
         }
     }
 }
-

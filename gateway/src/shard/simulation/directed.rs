@@ -307,3 +307,16 @@ fn several_busy_rooms_are_resumed_at_once() {
         end(world);
     }
 }
+
+/// Frames are sent when all events of a step were heard, so a burst that is longer than a window
+/// passes by even those who keep up. A real ring tells of megabytes in one step.
+#[test]
+#[ignore = "a burst of one step that is over LOG_KEPT_BYTES_MAX closes every member: SlowReader"]
+fn a_burst_does_not_close_those_who_keep_up() {
+    let mut world = slow_and_fast(1, Transport::Tcp);
+    world.shards[0].ring.calm();
+    world.publish(&ROOM, &[GIFT_LARGE; WINDOW], LARGE);
+    world.run_ms(400);
+    assert_eq!(world.report.closes.get(CloseReason::SlowReader.name()), None);
+    end(world);
+}

@@ -60,7 +60,13 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    pub fn new(name: usize, app: u32, shard: usize, group: &'static str, mut random: Random) -> Self {
+    pub fn new(
+        name: usize,
+        app: u32,
+        shard: usize,
+        group: &'static str,
+        mut random: Random,
+    ) -> Self {
         let bytes_max = random.pick(&[8, 100, 2000, 16_000]);
         Self {
             app,

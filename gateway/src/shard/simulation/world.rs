@@ -372,7 +372,9 @@ impl World {
 
     fn is_busy(&mut self, at: usize) -> bool {
         let shard = &mut self.shards[at];
-        !shard.core.post.is_empty() || !shard.ring.is_quiet() || !shard.core.local.resting.is_empty()
+        !shard.core.post.is_empty()
+            || !shard.ring.is_quiet()
+            || !shard.core.local.resting.is_empty()
     }
 
     /// Everybody goes.
