@@ -1,1 +1,16 @@
+//! What Barrage promises, measured on the real programs, and its hot functions, measured alone.
+//!
+//! The `figures` binary runs a [`campaign`] over [`case`]s: it starts a gateway, points the load
+//! generator at it, and turns what that reports into [`figure`]s and a [`table`]. The bodies of the
+//! micro benchmarks are in [`micro`], so that plain tests run them too.
+#![forbid(unsafe_code)]
 
+pub mod campaign;
+pub mod case;
+pub mod figure;
+pub mod gateway;
+pub mod loadgen;
+pub mod machine;
+pub mod micro;
+pub mod record;
+pub mod table;

@@ -144,7 +144,8 @@ impl Config {
         ensure!(config.cores.len() <= SHARDS_MAX, "--cores: at most {SHARDS_MAX}");
         ensure!(config.connections > 0, "--connections must be at least 1");
         ensure!(config.frames_per_send > 0, "--frames-per-send must be at least 1");
-        ensure!(config.client_frames_per_second > 0, "--client-frames-per-second: at least 1");
+        let frames = config.client_frames_per_second;
+        ensure!((1..=60_000).contains(&frames), "--client-frames-per-second: between 1 and 60000");
         config.check_open_mode()?;
         Ok(config)
     }

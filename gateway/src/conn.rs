@@ -4,12 +4,16 @@ use std::collections::VecDeque;
 use std::net::{Ipv6Addr, SocketAddr};
 
 use barrage_sys::{ConnId, Peer, SLOT_BITS, SendSlice};
+use barrage_wire::FRAME_HEADER_BYTES;
 use barrage_wire::server::CLASSES;
 use barrage_wire::upstream::PublishReply;
 use barrage_wire::ws::{self, Inbound};
+use bytes::Bytes;
 use smallvec::SmallVec;
 
+use crate::limits::SEND_BYTES_MAX;
 use crate::room_log::Transport;
+use crate::tickets::Tickets;
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,13 +174,8 @@ impl Conn {
 
     /// Queues one encoded frame.
     pub fn push(&mut self, frame: &[u8]) {
-        let websocket = self.transport() == Transport::WebSocket;
-        let outbox = self.outbox.get_or_insert_default();
-        if websocket {
-            let (header, used) = ws::server_header(frame.len());
-            outbox.bytes.extend_from_slice(&header[..used]);
-        }
-        outbox.bytes.extend_from_slice(frame);
+        let transport = self.transport();
+        put(&mut self.outbox.get_or_insert_default().bytes, transport, frame);
     }
 
     /// Queues bytes as they are.
@@ -200,12 +199,22 @@ impl Conn {
     }
 }
 
+fn put(out: &mut Vec<u8>, transport: Transport, frame: &[u8]) {
+    if transport == Transport::WebSocket {
+        let (header, used) = ws::server_header(frame.len());
+        out.extend_from_slice(&header[..used]);
+    }
+    out.extend_from_slice(frame);
+}
+
 /// Frames for one connection alone.
 #[derive(Default)]
 pub struct Outbox {
     /// What a short send has left; it goes before everything else.
     pub rest: Option<SendSlice>,
     pub bytes: Vec<u8>,
+    /// Missed messages that follow as the client reads.
+    pub later: VecDeque<Bytes>,
     /// Messages for the user or the app that were left out and not declared yet, per class.
     pub shed: [u32; CLASSES],
 }
@@ -215,6 +224,22 @@ impl Outbox {
         self.bytes.len() + self.rest.as_ref().map_or(0, SendSlice::len)
     }
 
+    /// Moves on with what is sent later, as much as one send carries.
+    pub fn refill(&mut self, transport: Transport) {
+        while self.bytes.len() < SEND_BYTES_MAX
+            && let Some(frame) = self.later.pop_front()
+        {
+            put(&mut self.bytes, transport, &frame);
+        }
+    }
+
+    /// Drops the missed messages of a room that was left.
+    pub fn forget(&mut self, alias: u32) {
+        // The alias is a message's first field.
+        let at = FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + 4;
+        self.later.retain(|frame| frame.get(at.clone()) != Some(&alias.to_le_bytes()));
+    }
+
     /// What to send next.
     pub fn take(&mut self) -> SendSlice {
         self.rest.take().unwrap_or_else(|| SendSlice::from_vec(std::mem::take(&mut self.bytes)))
@@ -222,7 +247,7 @@ impl Outbox {
 
     /// Whether nothing is left to be sent or declared.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0 && self.shed == [0; CLASSES]
+        self.len() == 0 && self.later.is_empty() && self.shed == [0; CLASSES]
     }
 }
 
@@ -248,6 +273,7 @@ pub struct Upstream {
     pub events_lost: u64,
     pub uplinks_lost: u64,
     pub subscribed: bool,
+    pub tickets: Tickets,
 }
 
 /// All connections of a shard, by ring and slot.

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use barrage_sys::{ConnId, Event, Peer, Ring, SendSlice};
+use barrage_sys::{ConnId, Event, Peer, RECEIVES_MAX, Ring, SendSlice};
 
 /// The peer is gone and a send finds out.
 pub const EPIPE: i32 = 32;
@@ -127,6 +127,9 @@ pub struct FakeRing {
     /// Links that are not closed.
     open: Vec<usize>,
     accepting: bool,
+    deaf: bool,
+    /// Receives told in this reaping, of which the real ring tells no more either.
+    receives: usize,
     /// Sends that took a part, that failed, and that were in flight at `close`.
     pub short_sends: u64,
     pub failed_sends: u64,
@@ -152,6 +155,8 @@ impl FakeRing {
             links: Vec::new(),
             open: Vec::new(),
             accepting: true,
+            deaf: false,
+            receives: 0,
             short_sends: 0,
             failed_sends: 0,
             cut_sends: 0,
@@ -328,9 +333,10 @@ impl FakeRing {
 
     fn tell_received(&mut self, at: usize, sink: &mut dyn FnMut(Event<'_>)) -> bool {
         let link = &mut self.links[at];
-        if link.inbound.is_empty() {
+        if link.inbound.is_empty() || self.deaf || self.receives == 2 * RECEIVES_MAX {
             return false;
         }
+        self.receives += 1;
         let most = link.inbound.len().min(RECEIVE_BYTES_MAX);
         let count = if link.random.percent(self.faults.split) {
             let small = link.random.pick(&[1, 3, 12, most]);
@@ -345,7 +351,7 @@ impl FakeRing {
 
     fn tell_ended(&mut self, at: usize, sink: &mut dyn FnMut(Event<'_>)) -> bool {
         let link = &mut self.links[at];
-        let Some(errno) = link.end.filter(|_| link.inbound.is_empty() && !link.ended) else {
+        let Some(errno) = link.end.filter(|_| link.inbound.is_empty() && !link.ended && !self.deaf) else {
             return false;
         };
         link.ended = true;
@@ -403,6 +409,7 @@ impl Ring for FakeRing {
             order.swap(place, self.random.below(place + 1));
         }
         let mut told = 0;
+        self.receives = 0;
         for at in order {
             while told < self.faults.events_max
                 && self.links[at].state != State::Closed
@@ -415,6 +422,10 @@ impl Ring for FakeRing {
             }
         }
         told
+    }
+
+    fn set_deaf(&mut self, deaf: bool) {
+        self.deaf = deaf;
     }
 
     fn tick(&mut self) {}

@@ -22,5 +22,6 @@ mod room_log;
 pub mod server;
 mod shard;
 mod startup;
+mod tickets;
 mod uplink;
 mod wheel;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use barrage_router::HistoryLimits;
-use barrage_sys::RingConfig;
+use barrage_sys::{RECEIVES_MAX, RingConfig};
 use barrage_wire::limits::{CLIENT_BODY_BYTES_MAX, SERVER_BODY_BYTES_MAX, UPSTREAM_BODY_BYTES_MAX};
 use barrage_wire::ws::SERVER_HEADER_BYTES_MAX;
 use barrage_wire::{FRAME_HEADER_BYTES, limits::WS_MESSAGE_BYTES_MAX};
@@ -22,6 +22,12 @@ pub const CLIENT_FRAMES_PER_SECOND_DEFAULT: u32 = 1000;
 pub const UPSTREAM_CREDITS: u32 = 16_384;
 /// Upstream subscribers of the whole gateway.
 pub const SUBSCRIBERS_MAX: usize = 1024;
+/// Uplinks that an upstream may have unanswered; more are answered `Overloaded`.
+pub const UPLINKS_OPEN_MAX: usize = 16_384;
+/// How long an upstream has to answer an uplink before the client is told `NoAnswer`.
+pub const UPLINK_ANSWER_MAX: Duration = Duration::from_secs(30);
+/// Missed messages that may wait for a client that has resumed.
+pub const MISSED_FRAMES_MAX: usize = ROOMS_PER_CONNECTION_MAX * HISTORY.frames_max as usize;
 /// Idempotency keys that one home shard remembers.
 pub const IDEMPOTENCY_KEYS_MAX: usize = 65_536;
 
@@ -37,6 +43,8 @@ pub const FRAME_MAX: Duration = Duration::from_secs(10);
 pub const SEND_STALL_MAX: Duration = Duration::from_secs(30);
 /// How long the peer has to close after our last frame.
 pub const LINGER_MAX: Duration = Duration::from_secs(2);
+/// How long a drain waits for walks to end before it says goodbye.
+pub const DRAIN_WALKS_MAX: Duration = Duration::from_secs(3);
 /// How long a drain may take before what is left is cut.
 pub const DRAIN_MAX: Duration = Duration::from_secs(10);
 
@@ -53,6 +61,9 @@ pub const PIECE_BYTES: usize = 64 * 1024;
 pub const PIECES_POOLED_MAX: usize = 256;
 /// Bytes of one room's log per transport; who is further behind loses what may be dropped.
 pub const LOG_WINDOW_BYTES: usize = 1024 * 1024;
+/// Bytes that a room may be given during one walk. Over it, the shard takes nothing in until the
+/// walk has been to everybody: a burst must not push those who keep up out of the window.
+pub const FLOOD_BYTES: usize = LOG_WINDOW_BYTES / 4;
 /// Bytes of all room logs of a shard; over it, a log keeps only its newest piece.
 pub const LOGS_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// Messages behind the window whose class is still known, so that a shed count is exact.
@@ -96,6 +107,10 @@ const _: () = assert!(
 );
 const _: () = assert!(CLIENT_BODY_BYTES_MAX + FRAME_HEADER_BYTES <= INPUT_BYTES_MAX);
 const _: () = assert!(UPSTREAM_BODY_BYTES_MAX + FRAME_HEADER_BYTES <= INPUT_BYTES_MAX);
+const _: () = assert!(
+    FLOOD_BYTES + 2 * RECEIVES_MAX * RECV_BUFFER_BYTES + 2 * PIECE_BYTES <= LOG_WINDOW_BYTES,
+    "what one step takes in after the flood mark fits the window"
+);
 const _: () = assert!(HEARTBEAT.as_secs() * 2 < IDLE_MAX.as_secs());
 
 /// Bytes of an unfinished frame, WebSocket framing included.

@@ -6,6 +6,7 @@
 
 use barrage_router::RoomKey;
 
+use crate::limits::{FLOOD_BYTES, SEND_BYTES_MAX};
 use crate::room_log::{Pieces, RoomLog};
 
 /// A member is the next message that it wants.
@@ -47,9 +48,12 @@ pub struct LocalRoom {
     wanted: u64,
     /// The most urgent class that waits, and whether the room is in that class's queue.
     urgency: usize,
-    queued: bool,
+    /// The queues that it has a place in, one bit each.
+    places: u8,
     /// It has used its share of the core for now.
     resting: bool,
+    /// Bytes appended that walks have not carried to every member yet.
+    unwalked: usize,
 }
 
 impl LocalRoom {
@@ -66,8 +70,9 @@ impl LocalRoom {
             visited: 0,
             wanted: u64::MAX,
             urgency: usize::MAX,
-            queued: false,
+            places: 0,
             resting: false,
+            unwalked: 0,
         }
     }
 
@@ -99,7 +104,8 @@ impl LocalRoom {
     }
 
     /// To be called when the log has grown: everybody is behind now.
-    pub fn grown(&mut self) {
+    pub fn grown(&mut self, bytes: usize) {
+        self.unwalked += bytes;
         self.behind = self.members.len();
         self.left = self.members.len();
     }
@@ -135,7 +141,7 @@ impl LocalRoom {
         self.behind -= 1;
         if self.behind == 0 {
             self.log.clear(pieces);
-            self.left = 0;
+            (self.left, self.unwalked) = (0, 0);
             (self.visited, self.wanted) = (0, u64::MAX);
         }
     }
@@ -162,6 +168,11 @@ impl LocalRoom {
         if self.visited >= self.members.len() {
             self.log.trim(self.wanted, pieces);
             (self.visited, self.wanted) = (0, u64::MAX);
+            // A walk brings so much to everybody who keeps up; more than that takes another one.
+            self.unwalked = self.unwalked.saturating_sub(SEND_BYTES_MAX);
+            if self.is_flooded() {
+                self.left = self.members.len();
+            }
         }
         Some(Visit { member, conn, next })
     }
@@ -171,24 +182,29 @@ impl LocalRoom {
         self.left > 0
     }
 
-    /// A frame of this urgency waits. Says which queue the room is to be put in, if it is not in it.
+    /// A frame of this urgency waits. Says which queue the room is to be put in, if it has no place
+    /// there.
     pub fn urge(&mut self, urgency: usize) -> Option<usize> {
-        let queued_well = self.queued && self.urgency <= urgency;
         self.urgency = self.urgency.min(urgency);
-        if queued_well || self.resting {
+        let place = 1 << self.urgency;
+        if self.resting || self.places & place != 0 {
             return None;
         }
-        self.queued = true;
+        self.places |= place;
         Some(self.urgency)
     }
 
-    /// The room was taken from a queue. False when it had moved to a more urgent one.
+    /// The room was taken from a queue. False when it is served from a more urgent one, or not at
+    /// all for now.
     pub fn unqueue(&mut self, queue: usize) -> bool {
-        let here = self.queued && self.urgency == queue;
-        if here {
-            self.queued = false;
-        }
-        here
+        let had_place = self.places & 1 << queue != 0;
+        self.places &= !(1 << queue);
+        had_place && !self.resting && self.urgency >= queue && self.is_walking()
+    }
+
+    /// Whether so much was appended in one walk that members who keep up might be passed by.
+    pub fn is_flooded(&self) -> bool {
+        self.unwalked > FLOOD_BYTES
     }
 
     /// What waits most urgently.
@@ -232,7 +248,7 @@ mod tests {
         let bytes = Bytes::from_static(b"message");
         let frame = Frame { seq: room.log.head() + 1, class: Class::P3, never_drop: false, bytes };
         room.log.append(&frame, pieces);
-        room.grown();
+        room.grown(7);
     }
 
     #[test]
@@ -287,11 +303,13 @@ mod tests {
 
     #[test]
     fn a_more_urgent_message_moves_the_room() {
-        let (mut room, _) = room(1);
+        let (mut room, mut pieces) = room(1);
+        grow(&mut room, &mut pieces);
         assert_eq!(room.urge(3), Some(3));
         assert_eq!(room.urge(3), None, "it is there already");
         assert_eq!(room.urge(1), Some(1));
         assert!(!room.unqueue(3), "the old place is stale");
         assert!(room.unqueue(1));
+        assert_eq!(room.urge(3), Some(1), "what was urgent still waits");
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use barrage_router::{Category, Cursor, Frame, Joined, RoomKey, ShardIndex, UserKey};
+use barrage_router::{Category, Cursor, Frame, Joined, RoomKey, ShardIndex, Target, UserKey};
 use barrage_sys::{ConnId, Waker};
 use barrage_wire::server::{CloseReason, Code};
 use bytes::Bytes;
@@ -75,6 +75,11 @@ pub enum Mail {
     Joined { conn: ConnId, request: u32, key: RoomKey, joined: Joined },
     /// To a room's home: a member on this shard is gone.
     Leave { shard: ShardIndex, key: RoomKey },
+    /// To a room's home, and straight back behind what it has mailed before: a LEAVE of a client that
+    /// is not a member yet.
+    LeaveAsked { who: ConnRef, request: u32, key: RoomKey },
+    /// From a room's home: it is back.
+    LeaveAskedBack { conn: ConnId, request: u32, key: RoomKey },
     /// To a room's home: something to be said there.
     Publish { origin: Origin, key: RoomKey, head: Head, payload: Bytes },
     /// From a room's home: the next frame.
@@ -86,7 +91,7 @@ pub enum Mail {
     /// To a user's home: a connection has gone.
     UserOff { user: UserKey, who: ConnRef },
     /// To users' home: a message for each of them.
-    ToUsers { tally: TallyId, app: u32, users: Vec<u64>, scope: u64, direct: Direct },
+    ToUsers { tally: TallyId, app: u32, users: Vec<u64>, target: Target, direct: Direct },
     /// To a connection's shard.
     ToConn { conn: ConnId, direct: Direct },
     /// To an app's home, which passes it on to every shard.
@@ -106,7 +111,7 @@ pub enum Mail {
     /// To an upstream's shard: an event, encoded.
     Event { conn: ConnId, frame: Bytes },
     /// To an upstream's shard: an uplink, encoded, and who waits for its answer.
-    Uplink { conn: ConnId, from: Origin, frame: Bytes },
+    Uplink { conn: ConnId, from: Origin, app: u32, frame: Bytes },
     /// To an upstream's shard: so many events could not even be mailed.
     EventsLost { conn: ConnId, count: u64 },
     /// To a client's shard: the answer to its uplink.

@@ -23,7 +23,7 @@ use crate::{control, mail, startup};
 const SIGNAL_CHECK: Duration = Duration::from_millis(20);
 
 /// How long a port may still be in use when a gateway is restarted.
-const RESTART_MAX: Duration = Duration::from_secs(1);
+const RESTART_MAX: Duration = Duration::from_secs(2);
 const RESTART_RETRY: Duration = Duration::from_millis(10);
 
 /// Runs a gateway until `stop` is set; calls `ready` when all listeners accept.

@@ -190,7 +190,6 @@ fn a_repeated_key_is_answered_and_not_published_again() {
 }
 
 #[test]
-#[ignore = "known: 0 is remembered for the app, PROTOCOL.md says the seq of the first one"]
 fn a_repeated_message_for_the_app_is_answered_with_the_first_count() {
     let gateway = Gateway::start("0", &[]);
     let _clients = [gateway.client(Via::Tcp, 1), gateway.client(Via::WebSocket, 2)];
@@ -476,7 +475,6 @@ fn services_without_a_group_share_uplinks_and_each_question_is_asked_once() {
 }
 
 #[test]
-#[ignore = "known: one of each group is asked, PROTOCOL.md says one"]
 fn an_uplink_goes_to_one_service_even_when_two_groups_serve_the_channel() {
     let gateway = Gateway::start("0", &[]);
     let mut services = [gateway.upstream(), gateway.upstream()];
@@ -491,7 +489,6 @@ fn an_uplink_goes_to_one_service_even_when_two_groups_serve_the_channel() {
 }
 
 #[test]
-#[ignore = "known: tickets are not remembered"]
 fn a_ticket_is_good_for_one_answer() {
     let gateway = Gateway::start("0", &[]);
     let mut upstream = gateway.upstream();
@@ -528,7 +525,6 @@ fn a_ticket_of_another_app_reaches_nobody() {
 }
 
 #[test]
-#[ignore = "known: tickets are not remembered"]
 fn a_question_to_a_service_that_goes_away_is_answered() {
     on_one_and_two_shards(|gateway| {
         let mut upstream = gateway.upstream();

@@ -10,18 +10,30 @@ use crate::ids::AppId;
 /// Fixed, so that the same calls take the same steps.
 const HASH_SEEDS: [u64; 4] = [0x6261_7272, 0x6167_6500, 0x7365_656e, 0x6b65_7973];
 
+/// Whom a message with an idempotency key is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// A room, by id.
+    Room(u64),
+    /// A user, by id.
+    User(u64),
+    /// A list of users.
+    Users,
+    /// A whole app.
+    App,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     app: AppId,
-    scope: u64,
+    target: Target,
     key: u128,
 }
 
 /// The outcomes of the latest publishes that carried an idempotency key. At most `capacity` are
 /// remembered; the oldest is forgotten first.
 ///
-/// A target scope keeps one key apart for different targets: a room's id, a user's, or whatever
-/// else the caller takes. Key 0 means that there is none, and is the caller's to check.
+/// One key is another one for another target. Key 0 means that there is none, and is the caller's to check.
 pub struct Seen {
     outcomes: AHashMap<Key, (Code, u64)>,
     /// The keys of `outcomes`, the oldest in front.
@@ -38,15 +50,15 @@ impl Seen {
     }
 
     /// How the publish with this key ended, and its sequence number.
-    pub fn lookup(&self, app: AppId, target_scope: u64, key: u128) -> Option<(Code, u64)> {
+    pub fn lookup(&self, app: AppId, target: Target, key: u128) -> Option<(Code, u64)> {
         debug_assert_ne!(key, 0, "key 0 means that there is none");
-        self.outcomes.get(&Key { app, scope: target_scope, key }).copied()
+        self.outcomes.get(&Key { app, target, key }).copied()
     }
 
     /// Remembers how a publish ended. A key that is known keeps its age and gets the new outcome.
-    pub fn remember(&mut self, app: AppId, target_scope: u64, key: u128, code: Code, seq: u64) {
+    pub fn remember(&mut self, app: AppId, target: Target, key: u128, code: Code, seq: u64) {
         debug_assert_ne!(key, 0, "key 0 means that there is none");
-        let key = Key { app, scope: target_scope, key };
+        let key = Key { app, target, key };
         if let Some(outcome) = self.outcomes.get_mut(&key) {
             *outcome = (code, seq);
             return;
@@ -86,10 +98,10 @@ mod tests {
     fn check(capacity: usize, keys: &[u128], expected: &[(u128, u64)]) {
         let mut seen = Seen::new(capacity);
         for (seq, &key) in (1..).zip(keys) {
-            seen.remember(APP, 7, key, Code::Ok, seq);
+            seen.remember(APP, Target::Room(7), key, Code::Ok, seq);
             assert!(seen.len() <= capacity);
         }
-        let known = |key| seen.lookup(APP, 7, key).map(|(_, seq)| (key, seq));
+        let known = |key| seen.lookup(APP, Target::Room(7), key).map(|(_, seq)| (key, seq));
         let known: Vec<_> = (1..10).filter_map(known).collect();
         assert_eq!(known, expected, "capacity {capacity}, {keys:?}");
         assert_eq!(seen.len(), expected.len());
@@ -108,10 +120,10 @@ mod tests {
     #[test]
     fn apps_and_scopes_do_not_share_keys() {
         let mut seen = Seen::new(8);
-        seen.remember(APP, 7, 1, Code::Limited, 0);
-        assert_eq!(seen.lookup(APP, 7, 1), Some((Code::Limited, 0)));
-        assert_eq!(seen.lookup(APP, 8, 1), None);
-        assert_eq!(seen.lookup(AppId(2), 7, 1), None);
+        seen.remember(APP, Target::Room(7), 1, Code::Limited, 0);
+        assert_eq!(seen.lookup(APP, Target::Room(7), 1), Some((Code::Limited, 0)));
+        assert_eq!(seen.lookup(APP, Target::User(7), 1), None);
+        assert_eq!(seen.lookup(AppId(2), Target::Room(7), 1), None);
     }
 
     #[test]
@@ -119,7 +131,7 @@ mod tests {
         const CAPACITY: usize = 1_000;
         let mut seen = Seen::new(CAPACITY);
         for key in 1..=20_000 {
-            seen.remember(APP, 7, key, Code::Ok, 0);
+            seen.remember(APP, Target::Room(7), key, Code::Ok, 0);
         }
         assert_eq!(seen.len(), CAPACITY);
         assert!(seen.outcomes.capacity() <= 4 * CAPACITY, "{}", seen.outcomes.capacity());

@@ -18,7 +18,7 @@ mod room;
 
 pub use category::{Aggregation, CATEGORIES_BUILTIN, Category, Policy};
 pub use class::Class;
-pub use dedupe::Seen;
+pub use dedupe::{Seen, Target};
 pub use frame::Frame;
 pub use history::{History, HistoryLimits};
 pub use ids::{Alias, AppId, Millis, RoomId, RoomKey, ShardIndex, UserId, UserKey};

@@ -1,6 +1,7 @@
 //! One `io_uring` with its table of direct descriptors: what is in flight on each, and what the
 //! kernel says of it.
 
+use std::collections::VecDeque;
 use std::io;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -21,6 +22,8 @@ pub(crate) const ACCEPTS_IN_FLIGHT: usize = 64;
 const REAP_BATCH: usize = 256;
 /// Completions taken off a ring before the others get their turn.
 const REAP_MAX: usize = 4 * REAP_BATCH;
+/// Receives told in one reaping; a batch that has begun is told to its end.
+pub const RECEIVES_MAX: usize = REAP_BATCH / 2;
 const GENERATION_BITS: u32 = 24;
 
 /// Why a ring could not be made, in words for the operator.
@@ -106,6 +109,14 @@ struct Slot {
 
 const _: () = assert!(size_of::<Slot>() == 24, "a million connections have one each");
 
+/// What came of a receive.
+#[derive(Clone, Copy)]
+struct Receive {
+    slot: u32,
+    result: i32,
+    flags: u32,
+}
+
 /// Where the kernel writes the address of an accepted peer.
 struct AcceptAddress {
     storage: libc::sockaddr_storage,
@@ -122,13 +133,20 @@ pub(crate) struct DataRing {
     used: u32,
     accepting: u32,
     /// The kernel writes to these for as long as an accept is in flight; never freed, like buffers.
+    #[allow(clippy::vec_box, reason = "the kernel is given their places")]
     addresses: ManuallyDrop<Vec<Box<AcceptAddress>>>,
     free_addresses: Vec<u32>,
     /// Listeners whose accepts have ended since the set looked.
     accepts_ended: Vec<usize>,
+    #[allow(clippy::vec_box, reason = "the kernel is given their places")]
     connect_addresses: Vec<Box<SockAddr>>,
     free_slots: Vec<u32>,
     rearm: Vec<u32>,
+    /// Receives told in this reaping.
+    receives: usize,
+    /// Receives are not told; they wait here, each with its buffer, so that there are not many.
+    deaf: bool,
+    held: VecDeque<Receive>,
     queued: bool,
 }
 
@@ -169,6 +187,9 @@ impl DataRing {
             connect_addresses: Vec::new(),
             free_slots: Vec::new(),
             rearm: Vec::new(),
+            receives: 0,
+            deaf: false,
+            held: VecDeque::new(),
             queued: false,
         };
         this.ring.completion().disable_eventfd();
@@ -339,7 +360,16 @@ impl DataRing {
 
     pub(crate) fn reap(&mut self, sink: &mut dyn FnMut(Event<'_>)) -> usize {
         let mut reaped = 0;
-        while reaped < REAP_MAX {
+        self.receives = 0;
+        while !self.deaf
+            && self.receives < RECEIVES_MAX
+            && let Some(receive) = self.held.pop_front()
+        {
+            reaped += 1;
+            self.received(receive, sink);
+        }
+        self.give_back();
+        while reaped < REAP_MAX && self.receives < RECEIVES_MAX {
             if self.work_deferred() {
                 self.enter();
             }
@@ -352,16 +382,26 @@ impl DataRing {
             for entry in batch {
                 self.complete(entry, sink);
             }
-            self.buffers.publish();
-            for slot in std::mem::take(&mut self.rearm) {
-                if self.slots[slot as usize].closing {
-                    self.close_when_quiet(slot);
-                } else {
-                    self.receive(slot);
-                }
-            }
+            self.give_back();
         }
         reaped
+    }
+
+    /// Keeps receives back from now on, or tells them again.
+    pub(crate) fn set_deaf(&mut self, deaf: bool) {
+        self.deaf = deaf;
+    }
+
+    /// Lets the kernel have the buffers that were read, and receive where it has run out of them.
+    fn give_back(&mut self) {
+        self.buffers.publish();
+        for slot in std::mem::take(&mut self.rearm) {
+            if self.slots[slot as usize].closing {
+                self.close_when_quiet(slot);
+            } else {
+                self.receive(slot);
+            }
+        }
     }
 
     fn complete(&mut self, entry: &cqueue::Entry, sink: &mut dyn FnMut(Event<'_>)) {
@@ -370,7 +410,14 @@ impl DataRing {
         match op {
             Op::Accept => self.accepted(generation as usize, low, result, sink),
             Op::Connect => self.connected(low, result, sink),
-            Op::Recv => self.received(low, result, entry.flags(), sink),
+            Op::Recv => {
+                let receive = Receive { slot: low, result, flags: entry.flags() };
+                if self.deaf {
+                    self.held.push_back(receive);
+                } else {
+                    self.received(receive, sink);
+                }
+            }
             Op::Send => self.sent(low, result, sink),
             Op::Finish => {
                 self.slots[low as usize].shutdowns -= 1;
@@ -425,7 +472,8 @@ impl DataRing {
         }
     }
 
-    fn received(&mut self, slot: u32, result: i32, flags: u32, sink: &mut dyn FnMut(Event<'_>)) {
+    fn received(&mut self, receive: Receive, sink: &mut dyn FnMut(Event<'_>)) {
+        let Receive { slot, result, flags } = receive;
         let conn = self.conn(slot);
         let closing = self.slots[slot as usize].closing;
         let more = cqueue::more(flags);
@@ -434,6 +482,7 @@ impl DataRing {
         }
         if let Some(buffer) = cqueue::buffer_select(flags) {
             if result > 0 && !closing {
+                self.receives += 1;
                 let bytes = self.buffers.filled(buffer, result as usize);
                 sink(Event::Received { conn, bytes });
             }
@@ -486,11 +535,16 @@ impl DataRing {
         sink(Event::Closed { conn });
     }
 
+    /// Receives told in the last reaping.
+    pub(crate) fn receives(&self) -> usize {
+        self.receives
+    }
+
     /// Lets the ring signal its eventfd; says whether there is nothing to do.
     pub(crate) fn sleep(&mut self) -> bool {
         self.submit();
         self.ring.completion().enable_eventfd();
-        !self.work_deferred() && !self.queued && self.ring.completion().is_empty()
+        self.held.is_empty() && !self.work_deferred() && !self.queued && self.ring.completion().is_empty()
     }
 
     /// Whether the kernel has put something off until it is entered again.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::data_ring::{ACCEPTS_IN_FLIGHT, DataRing, RingError};
+use crate::data_ring::{ACCEPTS_IN_FLIGHT, DataRing, RECEIVES_MAX, RingError};
 use crate::ring::{ConnId, Event, Ring, SLOT_BITS};
 use crate::segment::SendSlice;
 use crate::wake::Waker;
@@ -107,6 +107,8 @@ pub struct KernelRing {
     config: RingConfig,
     waker: Waker,
     opening_failed: bool,
+    /// The ring that was reaped first last time.
+    first: usize,
 }
 
 impl KernelRing {
@@ -121,6 +123,7 @@ impl KernelRing {
             config,
             waker,
             opening_failed: false,
+            first: 0,
         })
     }
 
@@ -198,7 +201,7 @@ impl KernelRing {
     pub fn wait(&mut self, timeout: Duration, is_idle: impl FnOnce() -> bool) {
         self.waker.sleep();
         // Every ring must be told, so this does not stop at the first that is busy.
-        let quiet = self.rings.iter_mut().fold(true, |quiet, ring| quiet & ring.sleep());
+        let quiet = self.rings.iter_mut().fold(true, |quiet, ring| ring.sleep() && quiet);
         if quiet && is_idle() {
             let time = Timespec {
                 tv_sec: timeout.as_secs() as i64,
@@ -257,10 +260,22 @@ impl Ring for KernelRing {
         self.rings.iter_mut().for_each(DataRing::submit);
     }
 
+    fn set_deaf(&mut self, deaf: bool) {
+        self.rings.iter_mut().for_each(|ring| ring.set_deaf(deaf));
+    }
+
     fn reap(&mut self, sink: &mut dyn FnMut(Event<'_>)) -> usize {
-        let (mut reaped, mut ended) = (0, false);
-        for ring in &mut self.rings {
+        let (mut reaped, mut received, mut ended) = (0, 0, false);
+        let rings = self.rings.len();
+        // Another ring is first each time, so that none waits for the others' receives for long.
+        self.first = (self.first + 1) % rings;
+        for turn in 0..rings {
+            if received >= RECEIVES_MAX {
+                break;
+            }
+            let ring = &mut self.rings[(self.first + turn) % rings];
             reaped += ring.reap(sink);
+            received += ring.receives();
             for listener in ring.accepts_ended() {
                 self.armed[listener] -= 1;
                 ended = true;

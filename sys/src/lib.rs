@@ -14,7 +14,7 @@ mod segment;
 mod thread;
 mod wake;
 
-pub use data_ring::RingError;
+pub use data_ring::{RECEIVES_MAX, RingError};
 pub use kernel_ring::{KernelRing, Listener, RingConfig};
 pub use limits::{open_files_limit, raise_open_files_limit};
 pub use ring::{ConnId, Event, Peer, Ring, SLOT_BITS};

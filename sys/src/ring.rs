@@ -103,6 +103,10 @@ pub trait Ring {
     fn stop_accepting(&mut self);
     /// Hands the queued requests to the kernel, which does at once whatever it can.
     fn submit(&mut self);
+    /// Keeps what peers say to itself from now on, or tells it again. Nothing is lost: when the
+    /// buffers are full, the kernel keeps the rest, and then the peers wait. Not for long, since a
+    /// peer that has gone is not heard of either.
+    fn set_deaf(&mut self, deaf: bool);
     /// Tells `sink` what has happened and returns how many events that were. Bounded: there may
     /// be more to reap when the count is not zero.
     fn reap(&mut self, sink: &mut dyn FnMut(Event<'_>)) -> usize;

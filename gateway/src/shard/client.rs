@@ -9,12 +9,15 @@ use barrage_wire::limits::{CLIENT_BODY_BYTES_MAX, PROTOCOL_VERSION, UPSTREAM_BOD
 use barrage_wire::server::{CloseReason, Code};
 use barrage_wire::upstream::EventKind;
 use barrage_wire::ws::{self, Inbound, Incoming};
-use barrage_wire::{RawFrame, ServerFrame, split};
+use barrage_wire::{GatewayFrame, RawFrame, ServerFrame, split};
 use bytes::Bytes;
 
 use super::core::Core;
+use super::upstream::ticket;
 use crate::conn::{Conn, Membership, Phase, Role};
-use crate::limits::{CLIENT_OUTBOX_BYTES_MAX, HEARTBEAT, ROOMS_PER_CONNECTION_MAX};
+use crate::limits::{
+    CLIENT_OUTBOX_BYTES_MAX, HEARTBEAT, MISSED_FRAMES_MAX, ROOMS_PER_CONNECTION_MAX,
+};
 use crate::mail::{Head, Mail, Origin};
 use crate::refusal::Refusal;
 use crate::room_log::Transport;
@@ -253,9 +256,7 @@ impl Core {
         match catch_up {
             CatchUp::Live => {}
             CatchUp::Missed(frames) => {
-                for frame in frames {
-                    self.say_encoded(id, &frame.bytes);
-                }
+                self.say_later(id, frames.into_iter().map(|frame| frame.bytes));
             }
             CatchUp::Reset { oldest } => {
                 self.say(id, &ServerFrame::Reset { alias, epoch, oldest, head });
@@ -268,15 +269,33 @@ impl Core {
         let Some(conn) = self.conns.find(id) else { return };
         let key = RoomKey { app: AppId(conn.app), room: RoomId(room) };
         let Some(membership) = self.membership(id, key).filter(|_| room != 0) else {
-            return self.reply(id, request, Code::NotMember, 0, &[]);
+            // A JOIN may be on its way to the room's home, and is back before what follows it there.
+            let (home, who) = (home_of_room(key, self.shards()), self.here(id));
+            return self.post.send(home, Mail::LeaveAsked { who, request, key });
         };
+        self.leave_now(id, request, key, membership);
+    }
+
+    /// A LEAVE has been to the room's home and back: if there was a JOIN before it, it is done.
+    pub(super) fn leave_asked(&mut self, id: ConnId, request: u32, key: RoomKey) {
+        match self.membership(id, key).filter(|_| key.room.0 != 0) {
+            Some(membership) => self.leave_now(id, request, key, membership),
+            None => self.reply(id, request, Code::NotMember, 0, &[]),
+        }
+    }
+
+    fn leave_now(&mut self, id: ConnId, request: u32, key: RoomKey, membership: Membership) {
+        let alias = self.local.rooms[membership.room as usize].alias;
         if let Some(conn) = self.conns.find(id) {
             conn.left(membership);
+            if let Some(outbox) = &mut conn.outbox {
+                outbox.forget(alias);
+            }
         }
         self.leave_local(membership);
         let (home, shard) = (home_of_room(key, self.shards()), self.me());
         self.post.send(home, Mail::Leave { shard, key });
-        self.emit(EventKind::Leave, id, room, CloseReason::PeerClosed);
+        self.emit(EventKind::Leave, id, key.room.0, CloseReason::PeerClosed);
         self.reply(id, request, Code::Ok, 0, &[]);
     }
 
@@ -317,28 +336,25 @@ impl Core {
     fn uplink(&mut self, id: ConnId, request: u32, channel: u16, kind: u16, payload: &[u8]) {
         let Some(conn) = self.conns.find(id) else { return };
         let (app, user) = (conn.app, conn.user);
-        let from = Origin { at: self.here(id), request, silent: false };
-        let frame = barrage_wire::GatewayFrame::Uplink {
-            ticket: super::upstream::ticket(from),
-            connection: self.connection_number(id),
-            user,
-            channel,
-            kind,
-            payload: Tail(payload),
-        };
-        let frame = Bytes::from(frame.to_vec());
-        let mut sent = false;
-        for at in self.subscribers.for_uplink(app, channel, user) {
-            if !self.post.congested(at.shard) {
-                self.post
-                    .send(at.shard, Mail::Uplink { conn: at.conn, from, frame: frame.clone() });
-                sent = true;
+        let refused = match self.subscribers.for_uplink(app, channel, user) {
+            None => Code::NoUpstream,
+            Some(at) if self.post.congested(at.shard) => Code::Overloaded,
+            Some(at) => {
+                let from = Origin { at: self.here(id), request, silent: false };
+                let frame = GatewayFrame::Uplink {
+                    ticket: ticket(from),
+                    connection: self.connection_number(id),
+                    user,
+                    channel,
+                    kind,
+                    payload: Tail(payload),
+                };
+                let frame = Bytes::from(frame.to_vec());
+                return self.post.send(at.shard, Mail::Uplink { conn: at.conn, from, app, frame });
             }
-        }
-        if !sent {
-            self.metrics.uplinks_refused_total += 1;
-            self.reply(id, request, Code::NoUpstream, 0, &[]);
-        }
+        };
+        self.metrics.uplinks_refused_total += 1;
+        self.reply(id, request, refused, 0, &[]);
     }
 
     /// An upstream has answered an uplink.
@@ -369,6 +385,19 @@ impl Core {
         frame.encode(&mut scratch);
         self.say_encoded(id, &scratch);
         self.scratch = scratch;
+    }
+
+    /// Tells one client what it has missed, as it reads: frames wait as they are in the history, and
+    /// are copied when there is room for them.
+    fn say_later(&mut self, id: ConnId, frames: impl Iterator<Item = Bytes>) {
+        let Some(conn) = self.conns.find(id).filter(|conn| conn.is_heard()) else { return };
+        let outbox = conn.outbox.get_or_insert_default();
+        outbox.later.extend(frames);
+        if outbox.later.len() > MISSED_FRAMES_MAX {
+            let text = "more missed messages wait than a connection may have: read them first";
+            return self.refuse(id, Refusal::new(CloseReason::SlowReader, text));
+        }
+        self.mark_ready(id);
     }
 
     /// Tells one client something that is encoded already.

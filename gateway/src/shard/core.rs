@@ -15,7 +15,7 @@ use crate::conn::{Conns, Role};
 use crate::directory::Directory;
 use crate::limits::IDEMPOTENCY_KEYS_MAX;
 use crate::local_room::LocalRoom;
-use crate::mail::{ConnRef, Mail, Origin, Post};
+use crate::mail::{ConnRef, Head, Mail, Origin, Post, TallyId};
 use crate::metrics::Metrics;
 use crate::room_log::Pieces;
 use crate::uplink::Subscribers;
@@ -86,16 +86,34 @@ pub(super) struct Local {
     pub queues: [VecDeque<u32>; 4],
     /// Rooms that have used their share of the core, and until when they rest.
     pub resting: Vec<(u64, u32)>,
+    /// A room that was given more than one walk can carry.
+    pub flooded: Option<u32>,
     /// The room that was walked in the last step, and when that began.
     pub walked: Option<(u32, u64)>,
 }
 
 /// Answers of several shards to one request, as far as they have come.
 pub(super) struct Tally {
-    pub origin: Origin,
+    pub to: TallyEnd,
     pub code: Code,
     pub count: u64,
     pub parts_left: u32,
+}
+
+/// A shard that is to end.
+pub(super) struct Drain {
+    /// The tick at which it was told so.
+    pub since: u32,
+    /// Those who were not told yet.
+    pub everybody: Vec<ConnId>,
+}
+
+/// Who gets the sum of a tally.
+pub(super) enum TallyEnd {
+    /// Whoever has asked.
+    Origin(Origin),
+    /// Another tally, of which it is one part. Remembered for the key of the app's message.
+    Part { of: TallyId, app: u32, head: Head },
 }
 
 /// Everything that a shard knows, without the ring.
@@ -114,9 +132,11 @@ pub struct Core {
     pub(super) ready: VecDeque<u32>,
     /// Upstreams with answers to be written.
     pub(super) replying: Vec<ConnId>,
+    /// Upstreams that serve uplinks, which may have to be answered for.
+    pub(super) serving: Vec<ConnId>,
     pub(super) finishes: Vec<ConnId>,
     pub(super) closes: Vec<ConnId>,
-    pub(super) draining: Option<Vec<ConnId>>,
+    pub(super) draining: Option<Drain>,
     pub(super) metrics: Metrics,
     /// For encoding a frame that is copied at once.
     pub(super) scratch: Vec<u8>,
@@ -145,6 +165,7 @@ impl Core {
             wheel: Wheel::new(0),
             ready: VecDeque::new(),
             replying: Vec::new(),
+            serving: Vec::new(),
             finishes: Vec::new(),
             closes: Vec::new(),
             draining: None,
@@ -175,6 +196,11 @@ impl Core {
                 self.joined(conn, request, key, joined);
             }
             Mail::Leave { shard, key } => self.home_leave(shard, key),
+            Mail::LeaveAsked { who, request, key } => {
+                let back = Mail::LeaveAskedBack { conn: who.conn, request, key };
+                self.post.send(who.shard, back);
+            }
+            Mail::LeaveAskedBack { conn, request, key } => self.leave_asked(conn, request, key),
             Mail::Publish { origin, key, head, payload } => {
                 self.home_publish(origin, key, &head, &payload);
             }
@@ -182,8 +208,8 @@ impl Core {
             Mail::Published { origin, code, seq } => self.published(origin, code, seq),
             Mail::UserOn { user, who } => self.homes.users.insert(user, who),
             Mail::UserOff { user, who } => self.homes.users.remove(user, who),
-            Mail::ToUsers { tally, app, users, scope, direct } => {
-                self.home_to_users(tally, app, &users, scope, &direct);
+            Mail::ToUsers { tally, app, users, target, direct } => {
+                self.home_to_users(tally, app, &users, target, &direct);
             }
             Mail::ToConn { conn, direct } => self.to_conn(conn, &direct),
             Mail::ToApp { tally, app, direct } => self.home_to_app(tally, app, &direct),
@@ -196,7 +222,9 @@ impl Core {
             Mail::Subscribe(subscriber) => self.subscribers.insert(*subscriber),
             Mail::Unsubscribe(at) => self.subscribers.remove(at),
             Mail::Event { conn, frame } => self.event_to_upstream(conn, &frame),
-            Mail::Uplink { conn, from, frame } => self.uplink_to_upstream(conn, from, &frame),
+            Mail::Uplink { conn, from, app, frame } => {
+                self.uplink_to_upstream(conn, from, app, &frame);
+            }
             Mail::EventsLost { conn, count } => self.events_lost(conn, count),
             Mail::UplinkReply { conn, app, request, code, payload } => {
                 self.uplink_reply(conn, app, request, code, &payload);
@@ -224,12 +252,23 @@ impl Core {
         }
     }
 
+    /// Whether a room has to be walked before anything else is taken in.
+    pub(super) fn is_flooded(&mut self) -> bool {
+        let rooms = &self.local.rooms;
+        let room = self.local.flooded.and_then(|index| rooms.get(index as usize));
+        if !room.is_some_and(LocalRoom::is_flooded) {
+            // Another one that is flooded, too, is found by its next frame.
+            self.local.flooded = None;
+        }
+        self.local.flooded.is_some()
+    }
+
     /// Whether the next step has work already.
     pub(super) fn has_more(&self) -> bool {
         !self.ready.is_empty()
             || self.local.queues.iter().any(|queue| !queue.is_empty())
             || !self.closes.is_empty()
-            || self.draining.as_ref().is_some_and(|list| !list.is_empty())
+            || self.draining.as_ref().is_some_and(|drain| !drain.everybody.is_empty())
     }
 
     /// How long nothing is to be done by itself.

@@ -38,7 +38,10 @@ impl Core {
     fn append_to(&mut self, index: u32, frame: &Frame) {
         let room = &mut self.local.rooms[index as usize];
         room.log.append(frame, &mut self.local.pieces);
-        room.grown();
+        room.grown(frame.bytes.len());
+        if room.is_flooded() && self.local.flooded.is_none() {
+            self.local.flooded = Some(index);
+        }
         if let Some(queue) = room.urge(frame.class.index()) {
             self.local.queues[queue].push_back(index);
         }
@@ -194,7 +197,9 @@ impl Core {
         let tick = self.clock.tick;
         self.declare(id);
         let conn = self.conns.at(id.index);
+        let transport = conn.transport();
         if let Some(outbox) = &mut conn.outbox {
+            outbox.refill(transport);
             let slice = outbox.take();
             if outbox.is_empty() {
                 conn.outbox = None;

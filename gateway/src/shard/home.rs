@@ -3,37 +3,17 @@
 use std::num::NonZeroU16;
 
 use barrage_router::{
-    Admission, Alias, AppId, Cursor, Publish, Room, RoomId, RoomKey, ShardIndex, UserId, UserKey,
-    home_of_room,
+    Admission, Alias, AppId, Cursor, Publish, Room, RoomId, RoomKey, ShardIndex, Target, UserId,
+    UserKey, home_of_room,
 };
 use barrage_wire::server::{CloseReason, Code};
 use bytes::Bytes;
 
-use super::core::{Core, Tally};
+use super::core::{Core, Tally, TallyEnd};
 use crate::mail::{ConnRef, Direct, Head, Mail, Origin, TallyId};
 
 /// Bits of an alias that number the rooms of one home.
 const ALIAS_ROOM_BITS: u32 = 22;
-
-/// What an idempotency key is remembered for. Spaces must not meet, so each has its own salt.
-#[derive(Clone, Copy)]
-pub(super) enum Scope {
-    Room(u64),
-    User(u64),
-    Users,
-    App,
-}
-
-impl Scope {
-    pub(super) fn number(self) -> u64 {
-        match self {
-            Self::Room(room) => room.rotate_left(2),
-            Self::User(user) => user.rotate_left(2) ^ 1,
-            Self::Users => 2,
-            Self::App => 3,
-        }
-    }
-}
 
 impl Core {
     pub(super) fn shards(&self) -> NonZeroU16 {
@@ -70,20 +50,20 @@ impl Core {
     }
 
     fn sequence(&mut self, key: RoomKey, head: &Head, payload: &[u8]) -> (Code, u64) {
-        let scope = Scope::Room(key.room.0);
-        if let Some(done) = self.seen(key.app, scope.number(), head) {
+        let target = Target::Room(key.room.0);
+        if let Some(done) = self.seen(key.app, target, head) {
             return done;
         }
         if self.is_expired(head) {
             return (Code::Expired, 0);
         }
-        let now = self.clock.millis();
+        let (now, draining) = (self.clock.millis(), self.is_draining());
         let index = self.home_room(key);
         let Some(room) = self.homes.rooms.get_mut(index as usize) else {
             return (Code::Overloaded, 0);
         };
         // Nothing that was given a number may be lost on the way, so it is not given one.
-        if room.shards().any(|shard| self.post.congested(shard)) {
+        if draining || room.shards().any(|shard| self.post.congested(shard)) {
             self.metrics.overloaded_total += 1;
             return (Code::Overloaded, 0);
         }
@@ -105,7 +85,7 @@ impl Core {
         if here {
             self.post.send(self.post.me(), Mail::Frame { alias, frame });
         }
-        self.remember(key.app, scope.number(), head, Code::Ok, seq);
+        self.remember(key.app, target, head, Code::Ok, seq);
         (Code::Ok, seq)
     }
 
@@ -168,10 +148,12 @@ impl Core {
         tally: TallyId,
         app: u32,
         users: &[u64],
-        scope: u64,
+        target: Target,
         direct: &Direct,
     ) {
-        let done = self.seen(AppId(app), scope, &direct.head);
+        let done = self.seen(AppId(app), target, &direct.head);
+        let expired = done.is_none() && self.is_expired(&direct.head);
+        let done = done.or(expired.then_some((Code::Expired, 0)));
         let (code, count) = done.unwrap_or_else(|| {
             let mut handed = 0;
             for &user in users {
@@ -180,7 +162,7 @@ impl Core {
             let code = if handed > 0 { Code::Ok } else { Code::Offline };
             // A user who is offline may be back when the same message is tried again.
             if handed > 0 {
-                self.remember(AppId(app), scope, &direct.head, code, handed);
+                self.remember(AppId(app), target, &direct.head, code, handed);
             }
             (code, handed)
         });
@@ -201,14 +183,23 @@ impl Core {
     }
 
     pub(super) fn home_to_app(&mut self, tally: TallyId, app: u32, direct: &Direct) {
-        let scope = Scope::App.number();
-        let parts = u32::from(self.post.shards());
-        let done = self.seen(AppId(app), scope, &direct.head);
-        let congested = self.post.any_congested().then_some((Code::Overloaded, 0));
-        if let Some((code, count)) = done.or(congested) {
-            return self.post.send(tally.shard, Mail::Tallied { tally, code, count, parts });
+        let refused = if let Some(done) = self.seen(AppId(app), Target::App, &direct.head) {
+            Some(done)
+        } else if self.is_expired(&direct.head) {
+            Some((Code::Expired, 0))
+        } else if self.post.any_congested() || self.is_draining() {
+            self.metrics.overloaded_total += 1;
+            Some((Code::Overloaded, 0))
+        } else {
+            None
+        };
+        if let Some((code, count)) = refused {
+            return self.post.send(tally.shard, Mail::Tallied { tally, code, count, parts: 1 });
         }
-        self.remember(AppId(app), scope, &direct.head, Code::Ok, 0);
+        // Summed up here, where the key is remembered with the sum.
+        let to = TallyEnd::Part { of: tally, app, head: direct.head };
+        let tally = self.open_tally(to, u32::from(self.post.shards()));
+        self.remember(AppId(app), Target::App, &direct.head, Code::Ok, 0);
         self.tell_all(|| Mail::ToAppHere { tally, app, direct: direct.clone() });
     }
 
@@ -236,18 +227,18 @@ impl Core {
     }
 
     /// How the publish with this key ended, if it was done before.
-    fn seen(&mut self, app: AppId, scope: u64, head: &Head) -> Option<(Code, u64)> {
+    fn seen(&mut self, app: AppId, target: Target, head: &Head) -> Option<(Code, u64)> {
         if head.idempotency_key == 0 {
             return None;
         }
-        let (_, seq) = self.homes.seen.lookup(app, scope, head.idempotency_key)?;
+        let (_, seq) = self.homes.seen.lookup(app, target, head.idempotency_key)?;
         self.metrics.duplicates_total += 1;
         Some((Code::Duplicate, seq))
     }
 
-    fn remember(&mut self, app: AppId, scope: u64, head: &Head, code: Code, seq: u64) {
+    fn remember(&mut self, app: AppId, target: Target, head: &Head, code: Code, seq: u64) {
         if head.idempotency_key != 0 {
-            self.homes.seen.remember(app, scope, head.idempotency_key, code, seq);
+            self.homes.seen.remember(app, target, head.idempotency_key, code, seq);
         }
     }
 
@@ -258,8 +249,8 @@ impl Core {
     }
 
     /// Opens a collection of `parts` answers to one request.
-    pub(super) fn open_tally(&mut self, origin: Origin, parts: u32) -> TallyId {
-        let tally = Tally { origin, code: Code::Offline, count: 0, parts_left: parts };
+    pub(super) fn open_tally(&mut self, to: TallyEnd, parts: u32) -> TallyId {
+        let tally = Tally { to, code: Code::Offline, count: 0, parts_left: parts };
         TallyId { shard: self.me(), index: self.tallies.insert(tally) as u32 }
     }
 
@@ -274,7 +265,15 @@ impl Core {
         }
         if tally.parts_left == 0 {
             let tally = self.tallies.remove(id.index as usize);
-            self.published(tally.origin, tally.code, tally.count);
+            let (code, count) = (tally.code, tally.count);
+            match tally.to {
+                TallyEnd::Origin(origin) => self.published(origin, code, count),
+                TallyEnd::Part { of, app, head } => {
+                    self.remember(AppId(app), Target::App, &head, code, count);
+                    let tallied = Mail::Tallied { tally: of, code, count, parts: 1 };
+                    self.post.send(of.shard, tallied);
+                }
+            }
         }
     }
 }

@@ -8,9 +8,11 @@ use barrage_wire::upstream::EventKind;
 use barrage_wire::{GatewayFrame, ServerFrame, ws};
 
 use super::TICK_US;
-use super::core::Core;
+use super::core::{Core, Drain};
 use crate::conn::{Conn, Flight, Input, Phase, Role};
-use crate::limits::{FRAME_MAX, HELLO_MAX, IDLE_MAX, INPUT_BYTES_MAX, LINGER_MAX, SEND_STALL_MAX};
+use crate::limits::{
+    DRAIN_WALKS_MAX, FRAME_MAX, HELLO_MAX, IDLE_MAX, INPUT_BYTES_MAX, LINGER_MAX, SEND_STALL_MAX,
+};
 use crate::mail::Mail;
 use crate::refusal::Refusal;
 use crate::room_log::Transport;
@@ -120,11 +122,12 @@ impl Core {
     pub(super) fn refuse(&mut self, id: ConnId, refusal: Refusal) {
         let Some(conn) = self.conns.find(id).filter(|conn| conn.is_heard()) else { return };
         let handshaking = conn.phase == Phase::Handshake;
-        if refusal.reason == CloseReason::SlowReader
-            && let Some(outbox) = &mut conn.outbox
-        {
+        if let Some(outbox) = &mut conn.outbox {
             // It comes back and resumes: what waits is not lost, and would only be in the way.
-            outbox.bytes.clear();
+            outbox.later.clear();
+            if refusal.reason == CloseReason::SlowReader {
+                outbox.bytes.clear();
+            }
         }
         self.count_refusal(refusal.reason);
         tracing::debug!(
@@ -220,6 +223,7 @@ impl Core {
                 if conn.upstream.as_ref().is_some_and(|upstream| upstream.subscribed) {
                     self.tell_all(|| Mail::Unsubscribe(here));
                 }
+                self.abandon_uplinks(id);
                 self.metrics.upstreams -= 1;
             }
         }
@@ -234,6 +238,7 @@ impl Core {
                 self.look(look.conn, look.once);
             }
             self.sweep_rooms(SWEEP_STEP);
+            self.expire_uplinks();
         }
         ticked
     }
@@ -267,15 +272,30 @@ impl Core {
         }
     }
 
-    /// Everybody is to go.
+    /// Everybody is to go, when they have what was admitted before.
     pub(super) fn start_drain(&mut self) {
-        self.draining = Some(self.conns.ids().collect());
+        let everybody = self.conns.ids().collect();
+        self.draining = Some(Drain { since: self.clock.tick, everybody });
+    }
+
+    /// Whether nothing more is admitted.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.is_some()
     }
 
     /// Tells some of those that are to go.
     pub(super) fn drain_some(&mut self) {
+        let Some(drain) = &self.draining else { return };
+        let walking = self.local.queues.iter().any(|queue| !queue.is_empty())
+            || !self.local.resting.is_empty()
+            || self.local.walked.is_some();
+        if walking && self.clock.tick.wrapping_sub(drain.since) < ticks(DRAIN_WALKS_MAX) {
+            return;
+        }
         for _ in 0..DRAIN_STEP {
-            let Some(id) = self.draining.as_mut().and_then(Vec::pop) else { return };
+            let Some(id) = self.draining.as_mut().and_then(|drain| drain.everybody.pop()) else {
+                return;
+            };
             let text = "the gateway is going away: connect again, to another one if there is";
             self.refuse(id, Refusal::new(CloseReason::Draining, text));
         }

@@ -52,7 +52,8 @@ impl<R: Ring> Shard<R> {
         self.core.settle_walk(now_us);
         self.core.clock.set(now_us);
         self.core.metrics.steps_total += 1;
-        let heard = if self.core.post.any_congested() { 0 } else { self.hear() };
+        self.ring.set_deaf(self.core.post.any_congested() || self.core.is_flooded());
+        let heard = self.hear();
         let mailed = self.read_mail();
         let ticked = self.look_at_clocks();
         self.core.drain_some();
@@ -75,6 +76,9 @@ impl<R: Ring> Shard<R> {
         let mut read = 0;
         for shard in 0..usize::from(self.core.post.shards()) {
             for _ in 0..MAIL_BATCH {
+                if self.core.is_flooded() {
+                    return read;
+                }
                 let Some(mail) = self.core.post.take(shard) else { break };
                 self.core.mail(mail);
                 read += 1;

@@ -1,6 +1,6 @@
 //! What upstream services say, and what they are told.
 
-use barrage_router::{AppId, RoomId, RoomKey, ShardIndex, UserId, UserKey, home_of_user};
+use barrage_router::{AppId, RoomId, RoomKey, ShardIndex, Target, UserId, UserKey, home_of_user};
 use barrage_sys::ConnId;
 use barrage_wire::codec::{List, Tail};
 use barrage_wire::limits::{PROTOCOL_VERSION, REPLIES_MAX};
@@ -9,8 +9,7 @@ use barrage_wire::upstream::{AckMode, EventKind, PublishHead, PublishReply};
 use barrage_wire::{GatewayFrame, RawFrame, ServerFrame, UpstreamFrame};
 use bytes::Bytes;
 
-use super::core::Core;
-use super::home::Scope;
+use super::core::{Core, TallyEnd};
 use crate::conn::{Role, Upstream};
 use crate::limits::{HEARTBEAT, SUBSCRIBERS_MAX, UPSTREAM_CREDITS, UPSTREAM_OUTBOX_BYTES_MAX};
 use crate::mail::{ConnRef, Direct, Head, Mail, Origin};
@@ -52,11 +51,14 @@ impl Core {
                 self.publish_room(id, app, &head, room, payload.0)
             }
             UpstreamFrame::PublishUser { head, user, payload } => {
-                self.publish_users(id, app, &head, &[user], Scope::User(user), payload.0)
+                self.publish_users(id, app, &head, &[user], Target::User(user), payload.0)
             }
             UpstreamFrame::PublishUsers { head, users, payload } => {
-                let users: Vec<u64> = users.iter().collect();
-                self.publish_users(id, app, &head, &users, Scope::Users, payload.0)
+                // Who is named twice still gets it once.
+                let mut users: Vec<u64> = users.iter().collect();
+                users.sort_unstable();
+                users.dedup();
+                self.publish_users(id, app, &head, &users, Target::Users, payload.0)
             }
             UpstreamFrame::PublishApp { head, payload } => {
                 self.publish_app(id, app, &head, payload.0)
@@ -66,19 +68,17 @@ impl Core {
                 Ok(())
             }
             UpstreamFrame::UplinkReply { ticket, code, payload } => {
-                let (to, request) = origin_of(ticket);
-                // A ticket may be made up.
-                if to.shard.0 < self.post.shards() {
-                    let payload = Bytes::copy_from_slice(payload.0);
-                    let reply = Mail::UplinkReply { conn: to.conn, app, request, code, payload };
-                    self.post.send(to.shard, reply);
+                // A ticket that is not open may be made up, or it is answered already.
+                let open = self.upstream(id).is_some_and(|upstream| upstream.tickets.close(ticket));
+                if open {
+                    self.answer_uplink(ticket, app, code, Bytes::copy_from_slice(payload.0));
                 }
                 Ok(())
             }
             UpstreamFrame::Kick { request, user, text } => {
                 let user = UserKey { app: AppId(app), user: UserId(user) };
                 let origin = self.take_credit(id, request, AckMode::Accepted)?;
-                let tally = self.open_tally(origin, 1);
+                let tally = self.open_tally(TallyEnd::Origin(origin), 1);
                 let home = home_of_user(user, self.shards());
                 self.post.send(home, Mail::Kick { tally, user, text: text.0.to_owned() });
                 Ok(())
@@ -188,7 +188,7 @@ impl Core {
         app: u32,
         head: &PublishHead,
         users: &[u64],
-        scope: Scope,
+        target: Target,
         payload: &[u8],
     ) -> Result<(), Refusal> {
         let origin = self.take_credit(id, head.request, head.ack)?;
@@ -209,7 +209,7 @@ impl Core {
             self.published(origin, Code::Offline, 0);
             return Ok(());
         }
-        let tally = self.open_tally(origin, parts);
+        let tally = self.open_tally(TallyEnd::Origin(origin), parts);
         for (shard, users) in (0..).map(ShardIndex).zip(homes) {
             if users.is_empty() {
                 continue;
@@ -219,8 +219,8 @@ impl Core {
                 self.tallied(tally, Code::Overloaded, 0, 1);
                 continue;
             }
-            let (scope, direct) = (scope.number(), direct.clone());
-            self.post.send(shard, Mail::ToUsers { tally, app, users, scope, direct });
+            let direct = direct.clone();
+            self.post.send(shard, Mail::ToUsers { tally, app, users, target, direct });
         }
         Ok(())
     }
@@ -236,7 +236,7 @@ impl Core {
         match self.direct(head, payload) {
             Err(code) => self.published(origin, code, 0),
             Ok(direct) => {
-                let tally = self.open_tally(origin, u32::from(self.post.shards()));
+                let tally = self.open_tally(TallyEnd::Origin(origin), 1);
                 self.post.send(self.home_of_app(app), Mail::ToApp { tally, app, direct });
             }
         }
@@ -283,8 +283,10 @@ impl Core {
             let text = "the gateway has as many subscribers as it may";
             return self.refuse(id, Refusal::new(CloseReason::Full, text));
         }
-        if let Some(upstream) = self.upstream(id) {
-            upstream.subscribed = true;
+        if let Some(upstream) = self.upstream(id)
+            && !std::mem::replace(&mut upstream.subscribed, true)
+        {
+            self.serving.push(id);
         }
         let group = group.to_owned();
         let subscriber = Subscriber { at, app, events, group, channels };
@@ -341,28 +343,54 @@ impl Core {
         self.mark_ready(id);
     }
 
-    pub(super) fn uplink_to_upstream(&mut self, id: ConnId, from: Origin, frame: &[u8]) {
+    pub(super) fn uplink_to_upstream(&mut self, id: ConnId, from: Origin, app: u32, frame: &[u8]) {
+        let tick = self.clock.tick;
         let open = self.conns.find(id).filter(|conn| conn.is_open());
-        let (code, app) = match open {
-            None => (Code::NoAnswer, None),
-            Some(conn) if conn.outbox_bytes() + frame.len() > UPSTREAM_OUTBOX_BYTES_MAX => {
-                let app = conn.app;
-                if let Some(upstream) = conn.upstream.as_deref_mut() {
-                    upstream.uplinks_lost += 1;
-                }
-                (Code::Overloaded, Some(app))
-            }
-            Some(conn) => {
-                conn.push(frame);
-                self.metrics.uplinks_total += 1;
-                return self.mark_ready(id);
-            }
-        };
+        let Some(conn) = open else { return self.refuse_uplink(ticket(from), app, Code::NoAnswer) };
+        let full = conn.outbox_bytes() + frame.len() > UPSTREAM_OUTBOX_BYTES_MAX;
+        let Some(upstream) = conn.upstream.as_deref_mut() else { return };
+        if full || !upstream.tickets.open(ticket(from), tick) {
+            upstream.uplinks_lost += 1;
+            return self.refuse_uplink(ticket(from), app, Code::Overloaded);
+        }
+        conn.push(frame);
+        self.metrics.uplinks_total += 1;
+        self.mark_ready(id);
+    }
+
+    fn refuse_uplink(&mut self, ticket: u128, app: u32, code: Code) {
         self.metrics.uplinks_refused_total += 1;
-        if let Some(app) = app {
-            let Origin { at, request, .. } = from;
-            let (conn, payload) = (at.conn, Bytes::new());
-            self.post.send(at.shard, Mail::UplinkReply { conn, app, request, code, payload });
+        self.answer_uplink(ticket, app, code, Bytes::new());
+    }
+
+    fn answer_uplink(&mut self, ticket: u128, app: u32, code: Code, payload: Bytes) {
+        let (to, request) = origin_of(ticket);
+        let reply = Mail::UplinkReply { conn: to.conn, app, request, code, payload };
+        self.post.send(to.shard, reply);
+    }
+
+    /// Answers for upstreams that have not answered in time.
+    pub(super) fn expire_uplinks(&mut self) {
+        let tick = self.clock.tick;
+        let mut serving = std::mem::take(&mut self.serving);
+        serving.retain(|&id| {
+            let Some(conn) = self.conns.find(id).filter(|conn| conn.is_open()) else { return false };
+            let app = conn.app;
+            while let Some(ticket) = self.upstream(id).and_then(|it| it.tickets.expire(tick)) {
+                self.refuse_uplink(ticket, app, Code::NoAnswer);
+            }
+            true
+        });
+        self.serving = serving;
+    }
+
+    /// An upstream is gone: answers for it.
+    pub(super) fn abandon_uplinks(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.find(id) else { return };
+        let app = conn.app;
+        let Some(upstream) = conn.upstream.as_deref_mut() else { return };
+        for ticket in upstream.tickets.take_all() {
+            self.refuse_uplink(ticket, app, Code::NoAnswer);
         }
     }
 

@@ -236,6 +236,10 @@ impl Upstream {
             3 => AckMode::Stored,
             _ => AckMode::Accepted,
         };
+        let ttl_ms = if self.plain { 0 } else { self.random.pick(&[0, 0, 1]) };
+        // A list has several homes, and what is too late for one may not be for another: the answer
+        // is the best of them, so it does not say that everybody was handed it.
+        let audience = if ttl_ms == 0 { audience } else { Vec::new() };
         if let Some(session) = &mut self.session {
             if ack == AckMode::None {
                 session.silent += 1;
@@ -249,7 +253,7 @@ impl Upstream {
             ack,
             category: said.category,
             kind: said.kind,
-            ttl_ms: if self.plain { 0 } else { self.random.pick(&[0, 0, 1]) },
+            ttl_ms,
             merge_key: 0,
             idempotency_key: key,
         };
