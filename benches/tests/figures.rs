@@ -69,7 +69,8 @@ impl Drop for Directory {
 fn figures(programs: &Path, results: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(FIGURES);
     command.args(arguments).arg("--bin-dir").arg(programs).arg("--results").arg(results);
-    command.output().unwrap()
+    // Logs that are kept for a look at them go where the test cleans up.
+    command.env("TMPDIR", results.parent().unwrap()).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -26,11 +26,13 @@ struct Pages {
     draining: Arc<AtomicBool>,
 }
 
-/// Serves HTTP on `listener` until `drain` completes; then tells the shards to say goodbye.
+/// Serves HTTP on `listener`. When `drain` completes, tells the shards to say goodbye; ends when they
+/// have ended.
 pub async fn run(
     listener: std::net::TcpListener,
     shards: Vec<Handle>,
     drain: impl Future<Output = ()>,
+    ended: impl Future<Output = ()>,
 ) -> Result<()> {
     listener.set_nonblocking(true).context("the HTTP listener")?;
     let listener = TcpListener::from_std(listener).context("the HTTP listener")?;
@@ -39,15 +41,18 @@ pub async fn run(
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics_page))
         .with_state(pages.clone());
+    let shards_end = async {
+        drain.await;
+        pages.draining.store(true, Ordering::Relaxed);
+        for shard in pages.shards.iter() {
+            shard.ask(Ask::Drain);
+        }
+        ended.await;
+    };
     tokio::select! {
-        served = async { axum::serve(listener, router).await } => served.context("serving HTTP")?,
-        () = drain => {}
+        served = async { axum::serve(listener, router).await } => served.context("serving HTTP"),
+        () = shards_end => Ok(()),
     }
-    pages.draining.store(true, Ordering::Relaxed);
-    for shard in pages.shards.iter() {
-        shard.ask(Ask::Drain);
-    }
-    Ok(())
 }
 
 async fn healthz(State(pages): State<Pages>) -> impl IntoResponse {

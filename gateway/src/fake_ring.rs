@@ -351,7 +351,8 @@ impl FakeRing {
 
     fn tell_ended(&mut self, at: usize, sink: &mut dyn FnMut(Event<'_>)) -> bool {
         let link = &mut self.links[at];
-        let Some(errno) = link.end.filter(|_| link.inbound.is_empty() && !link.ended && !self.deaf) else {
+        let Some(errno) = link.end.filter(|_| link.inbound.is_empty() && !link.ended && !self.deaf)
+        else {
             return false;
         };
         link.ended = true;

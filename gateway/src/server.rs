@@ -60,13 +60,23 @@ pub fn run(config: &Config, stop: Arc<AtomicBool>, ready: impl FnOnce()) -> Resu
         .build()
         .context("the control thread's runtime")?;
     ready();
-    runtime.block_on(control::run(http, handles, async {
+    let drain = async {
         while !stop.load(Ordering::Relaxed) {
             tokio::time::sleep(SIGNAL_CHECK).await;
         }
         tracing::info!("draining: clients are told, and what is queued is flushed");
+    };
+    let (has_ended, ended) = tokio::sync::oneshot::channel();
+    let joiner = std::thread::spawn(move || {
+        let result = running.into_iter().try_for_each(host::Running::join);
+        // Nobody waits for it when HTTP has failed.
+        let _ = has_ended.send(());
+        result
+    });
+    runtime.block_on(control::run(http, handles, drain, async {
+        let _ = ended.await;
     }))?;
-    running.into_iter().try_for_each(host::Running::join)?;
+    joiner.join().map_err(|_| anyhow::anyhow!("waiting for the shards has failed"))??;
     listeners.remove_files();
     tracing::info!("ended");
     Ok(())

@@ -544,7 +544,10 @@ impl DataRing {
     pub(crate) fn sleep(&mut self) -> bool {
         self.submit();
         self.ring.completion().enable_eventfd();
-        self.held.is_empty() && !self.work_deferred() && !self.queued && self.ring.completion().is_empty()
+        self.held.is_empty()
+            && !self.work_deferred()
+            && !self.queued
+            && self.ring.completion().is_empty()
     }
 
     /// Whether the kernel has put something off until it is entered again.

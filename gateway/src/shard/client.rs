@@ -115,7 +115,8 @@ impl Core {
                 Some(Incoming::Close(_)) => {
                     return Err(Refusal::new(CloseReason::PeerClosed, "goodbye"));
                 }
-                Some(Incoming::Pong) | None => {}
+                // Small fragments and pongs cost as much as frames do.
+                Some(Incoming::Pong) | None => self.count_frame(id)?,
             }
             whole |= !fragments.is_assembling();
         }

@@ -160,7 +160,8 @@ impl Core {
                 }
             }
             Flight::Room { room, frames } => {
-                let frames = if count == slice.len() { frames.into() } else { cut(conn, slice, count) };
+                let frames =
+                    if count == slice.len() { frames.into() } else { cut(conn, slice, count) };
                 self.metrics.deliveries_total += u64::from(frames);
                 if let Some(membership) = conn.membership_in(room).map(|found| *found) {
                     let room = &mut self.local.rooms[room as usize];

@@ -374,7 +374,9 @@ impl Core {
         let tick = self.clock.tick;
         let mut serving = std::mem::take(&mut self.serving);
         serving.retain(|&id| {
-            let Some(conn) = self.conns.find(id).filter(|conn| conn.is_open()) else { return false };
+            let Some(conn) = self.conns.find(id).filter(|conn| conn.is_open()) else {
+                return false;
+            };
             let app = conn.app;
             while let Some(ticket) = self.upstream(id).and_then(|it| it.tickets.expire(tick)) {
                 self.refuse_uplink(ticket, app, Code::NoAnswer);
