@@ -73,9 +73,9 @@ pub const LOG_KEPT_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of one send. More would only wait in the socket, where it cannot be shed any more.
 pub const SEND_BYTES_MAX: usize = PIECE_BYTES;
 /// Sends of one room before anything else gets its turn.
-pub const CHUNK_SENDS: usize = 256;
+pub const CHUNK_SENDS: usize = 64;
 /// Members looked at for one chunk: a walk over members that need nothing is cut too.
-pub const CHUNK_VISITS: usize = 8192;
+pub const CHUNK_VISITS: usize = 4096;
 /// Connections served from the ready list in one step.
 pub const READY_MAX: usize = 1024;
 

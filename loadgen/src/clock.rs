@@ -32,11 +32,13 @@ pub fn sleep_precisely() {
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
 }
 
-/// Lets the calling thread run as soon as it is its turn, beside others that are always busy. A
-/// sender that waits for a core is late, and its run invalid.
-pub fn run_promptly() {
-    // Not everybody may; then the send lag tells how it went.
-    let _ = rustix::process::setpriority_process(None, SENDER_NICENESS);
+/// Lets the calling thread run promptly beside others that are always busy. A sender that waits for
+/// a core is late, and its run invalid. One that is `seldom` busy goes before everybody else.
+pub fn run_promptly(seldom: bool) {
+    if !(seldom && barrage_sys::run_on_time()) {
+        // Not everybody may; then the send lag tells how it went.
+        let _ = rustix::process::setpriority_process(None, SENDER_NICENESS);
+    }
 }
 
 const SENDER_NICENESS: i32 = -15;

@@ -36,7 +36,7 @@ fn run(mut upstream: Upstream, channel: u16, core: Option<usize>, shared: &Share
             .with_context(|| format!("cannot run on core {core}: see --upstream-core"))?;
     }
     sleep_precisely();
-    run_promptly();
+    run_promptly(false);
     let channels = [channel];
     let channels = List::new(&channels);
     upstream.say(&UpstreamFrame::Subscribe { events: 0, group: Text(GROUP), channels });

@@ -126,7 +126,7 @@ impl Publisher {
                 .with_context(|| format!("cannot run on core {core}: see --upstream-core"))?;
         }
         sleep_precisely();
-        run_promptly();
+        run_promptly(matches!(self.publishing.pace, Pace::PerSecond(_)));
         // What was published before a break still has to be accounted for.
         let end = self.publish();
         self.published.offered = self.offered();

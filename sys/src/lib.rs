@@ -19,5 +19,5 @@ pub use kernel_ring::{KernelRing, Listener, RingConfig};
 pub use limits::{open_files_limit, raise_open_files_limit};
 pub use ring::{ConnId, Event, Peer, Ring, SLOT_BITS};
 pub use segment::{Segment, SendSlice};
-pub use thread::{cores_online, pin_to_core, process_cpu_time, thread_cpu_time};
+pub use thread::{cores_online, pin_to_core, process_cpu_time, run_on_time, thread_cpu_time};
 pub use wake::Waker;
