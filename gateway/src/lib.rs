@@ -1,6 +1,6 @@
 //! The gateway: one shard per core holds connections and rooms and shares no memory with any other.
 //!
-//! Start at [`shard`]: its `step` is everything that a core can do. `ARCHITECTURE.md` has the
+//! Start at `shard`: its `step` is everything that a core can do. `ARCHITECTURE.md` has the
 //! picture.
 #![forbid(unsafe_code)]
 #![allow(missing_docs, reason = "a program's parts, not a library for others")]

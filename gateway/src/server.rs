@@ -54,6 +54,11 @@ pub fn run(config: &Config, stop: Arc<AtomicBool>, ready: impl FnOnce()) -> Resu
         })?);
         handles.push(handle);
     }
+    tracing::info!(
+        "kernel: Linux {} has what is needed of io_uring: {}",
+        barrage_sys::kernel_release(),
+        barrage_sys::FEATURES,
+    );
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)

@@ -68,7 +68,7 @@ pub fn report(config: &Config, open_files: u64) {
          upstream {} KiB of answers; rooms remember up to 256 KiB each",
         total >> 20,
         CLIENT_OUTBOX_BYTES_MAX >> 10,
-        UPSTREAM_CREDITS as usize * PUBLISH_REPLY_BYTES >> 10,
+        (UPSTREAM_CREDITS as usize * PUBLISH_REPLY_BYTES) >> 10,
     );
     for warning in warnings(config, open_files) {
         tracing::warn!("{warning}");

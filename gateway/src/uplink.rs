@@ -94,11 +94,14 @@ fn event_bit(kind: EventKind) -> u16 {
 }
 
 /// One of `members`, by user.
-fn pick<'a>(members: impl Iterator<Item = &'a Subscriber> + Clone, user: u64) -> Option<ConnRef> {
+fn pick<'a>(
+    mut members: impl Iterator<Item = &'a Subscriber> + Clone,
+    user: u64,
+) -> Option<ConnRef> {
     // Users are numbered by their service, often in a row: mixed, so that they spread.
     let mixed = user.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     let index = mixed.checked_rem(members.clone().count() as u64)?;
-    members.skip(index as usize).next().map(|member| member.at)
+    members.nth(index as usize).map(|member| member.at)
 }
 
 #[cfg(test)]

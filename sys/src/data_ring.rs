@@ -26,6 +26,10 @@ const REAP_MAX: usize = 4 * REAP_BATCH;
 pub const RECEIVES_MAX: usize = REAP_BATCH / 2;
 const GENERATION_BITS: u32 = 24;
 
+/// What a kernel has on which a ring could be made, for the operator to see.
+pub const FEATURES: &str = "SINGLE_ISSUER, DEFER_TASKRUN, TASKRUN_FLAG, direct accept, multishot \
+                            receive, buffer rings, direct descriptors";
+
 /// Why a ring could not be made, in words for the operator.
 #[derive(Debug, Error)]
 pub enum RingError {

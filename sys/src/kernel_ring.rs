@@ -201,7 +201,10 @@ impl KernelRing {
     pub fn wait(&mut self, timeout: Duration, is_idle: impl FnOnce() -> bool) {
         self.waker.sleep();
         // Every ring must be told, so this does not stop at the first that is busy.
-        let quiet = self.rings.iter_mut().fold(true, |quiet, ring| ring.sleep() && quiet);
+        let mut quiet = true;
+        for ring in &mut self.rings {
+            quiet &= ring.sleep();
+        }
         if quiet && is_idle() {
             let time = Timespec {
                 tv_sec: timeout.as_secs() as i64,

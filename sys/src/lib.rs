@@ -14,9 +14,9 @@ mod segment;
 mod thread;
 mod wake;
 
-pub use data_ring::{RECEIVES_MAX, RingError};
+pub use data_ring::{FEATURES, RECEIVES_MAX, RingError};
 pub use kernel_ring::{KernelRing, Listener, RingConfig};
-pub use limits::{open_files_limit, raise_open_files_limit};
+pub use limits::{kernel_release, open_files_limit, raise_open_files_limit};
 pub use ring::{ConnId, Event, Peer, Ring, SLOT_BITS};
 pub use segment::{Segment, SendSlice};
 pub use thread::{cores_online, pin_to_core, process_cpu_time, run_on_time, thread_cpu_time};

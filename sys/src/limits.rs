@@ -14,3 +14,8 @@ pub fn raise_open_files_limit() -> u64 {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
     open_files_limit()
 }
+
+/// The kernel's release, such as `6.18.1`.
+pub fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}

@@ -211,9 +211,9 @@ impl Core {
             Mail::ToUsers { tally, app, users, target, direct } => {
                 self.home_to_users(tally, app, &users, target, &direct);
             }
-            Mail::ToConn { conn, direct } => self.to_conn(conn, &direct),
+            Mail::ToConn { conn, direct } => self.hand_to_conn(conn, &direct),
             Mail::ToApp { tally, app, direct } => self.home_to_app(tally, app, &direct),
-            Mail::ToAppHere { tally, app, direct } => self.to_app_here(tally, app, &direct),
+            Mail::ToAppHere { tally, app, direct } => self.hand_to_app(tally, app, &direct),
             Mail::Tallied { tally, code, count, parts } => {
                 self.tallied(tally, code, count, parts);
             }

@@ -48,7 +48,7 @@ impl Core {
     }
 
     /// A message for all connections of an app on this shard.
-    pub(super) fn to_app_here(&mut self, tally: TallyId, app: u32, direct: &Direct) {
+    pub(super) fn hand_to_app(&mut self, tally: TallyId, app: u32, direct: &Direct) {
         let mut count = 0;
         if let Some(&index) = self.local.by_app.get(&app) {
             let room = &self.local.rooms[index as usize];
@@ -66,7 +66,7 @@ impl Core {
     }
 
     /// A message for one connection.
-    pub(super) fn to_conn(&mut self, id: ConnId, direct: &Direct) {
+    pub(super) fn hand_to_conn(&mut self, id: ConnId, direct: &Direct) {
         let Some(conn) = self.conns.find(id).filter(|conn| conn.is_open()) else { return };
         let category = direct.head.category;
         // What may be dropped leaves half of the place to what may not.

@@ -157,7 +157,8 @@ impl Core {
         let (code, count) = done.unwrap_or_else(|| {
             let mut handed = 0;
             for &user in users {
-                handed += self.to_user(UserKey { app: AppId(app), user: UserId(user) }, direct);
+                handed +=
+                    self.hand_to_user(UserKey { app: AppId(app), user: UserId(user) }, direct);
             }
             let code = if handed > 0 { Code::Ok } else { Code::Offline };
             // A user who is offline may be back when the same message is tried again.
@@ -169,7 +170,7 @@ impl Core {
         self.post.send(tally.shard, Mail::Tallied { tally, code, count, parts: 1 });
     }
 
-    fn to_user(&mut self, user: UserKey, direct: &Direct) -> u64 {
+    fn hand_to_user(&mut self, user: UserKey, direct: &Direct) -> u64 {
         let mut handed = 0;
         for who in self.homes.users.find(user) {
             if self.post.congested(who.shard) {
