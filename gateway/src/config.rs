@@ -142,7 +142,11 @@ impl Config {
             log: settings.log.unwrap_or(LogFormat::Human),
         };
         ensure!(config.cores.len() <= SHARDS_MAX, "--cores: at most {SHARDS_MAX}");
-        ensure!(config.connections > 0, "--connections must be at least 1");
+        let connections = 1..=100_000_000;
+        ensure!(
+            connections.contains(&config.connections),
+            "--connections: between 1 and 100000000"
+        );
         ensure!(config.frames_per_send > 0, "--frames-per-send must be at least 1");
         let frames = config.client_frames_per_second;
         ensure!((1..=60_000).contains(&frames), "--client-frames-per-second: between 1 and 60000");
@@ -303,7 +307,7 @@ mod tests {
         check("data = \"/var/lib\"", "--data none");
         check("upstream = \"unix:\"", "a path must follow");
         check("tpc = \"127.0.0.1:1\"", "unknown field `tpc`");
-        check("connections = 0", "at least 1");
+        check("connections = 0", "between 1 and");
     }
 
     #[test]

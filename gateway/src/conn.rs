@@ -70,6 +70,16 @@ pub struct Membership {
     pub member: u32,
 }
 
+/// What a connection is marked as.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+pub enum Mark {
+    /// It is on the shard's ready list.
+    Ready = 1,
+    /// The wheel looks whether its unfinished frame is finished in time.
+    FrameWatched = 2,
+}
+
 /// See the module. A million of these are held, so what is seldom there is behind a pointer.
 pub struct Conn {
     pub user: u64,
@@ -93,8 +103,8 @@ pub struct Conn {
     pub platform: u8,
     pub phase: Phase,
     pub role: Role,
-    /// It is on the shard's ready list.
-    pub ready: bool,
+    /// Bits of `Mark`.
+    marks: u8,
 }
 
 const _: () = assert!(size_of::<Conn>() <= 120, "a million connections hold one each");
@@ -119,7 +129,7 @@ impl Conn {
             platform: 0,
             phase: Phase::Free,
             role: Role::Upstream,
-            ready: false,
+            marks: 0,
         }
     }
 
@@ -149,6 +159,23 @@ impl Conn {
     /// Its membership of a room.
     pub fn membership_in(&mut self, room: u32) -> Option<&mut Membership> {
         self.rooms.iter_mut().find(|membership| membership.room == room)
+    }
+
+    /// Whether it has a mark.
+    pub fn is(&self, mark: Mark) -> bool {
+        self.marks & mark as u8 != 0
+    }
+
+    /// Gives it a mark; says whether it had none.
+    pub fn mark(&mut self, mark: Mark) -> bool {
+        let new = !self.is(mark);
+        self.marks |= mark as u8;
+        new
+    }
+
+    /// Takes a mark from it.
+    pub fn unmark(&mut self, mark: Mark) {
+        self.marks &= !(mark as u8);
     }
 
     /// A send begins.

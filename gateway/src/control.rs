@@ -11,6 +11,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use crossbeam_channel::TrySendError;
 use tokio::net::TcpListener;
 
 use crate::host::{Ask, Handle};
@@ -18,6 +19,9 @@ use crate::metrics::{self, Metrics};
 
 /// How long a shard may take to answer; a step takes a millisecond or two.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
+
+/// How soon a shard that has too many asks is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(1);
 
 /// What pages are made of.
 #[derive(Clone)]
@@ -45,7 +49,10 @@ pub async fn run(
         drain.await;
         pages.draining.store(true, Ordering::Relaxed);
         for shard in pages.shards.iter() {
-            shard.ask(Ask::Drain);
+            // A shard that is asked a lot looks soon; one that has ended need not be told.
+            while let Err(TrySendError::Full(_)) = shard.ask(Ask::Drain) {
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
         }
         ended.await;
     };
@@ -80,7 +87,7 @@ async fn ask_all(shards: &[Handle]) -> Vec<(usize, Metrics)> {
     let mut answers = Vec::new();
     for shard in shards {
         let (to, answer) = crossbeam_channel::bounded(1);
-        if shard.ask(Ask::Metrics(to)) {
+        if shard.ask(Ask::Metrics(to)).is_ok() {
             answers.push((shard.core, answer));
         }
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use barrage_sys::{KernelRing, Waker};
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, TrySendError};
 use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::limits::DRAIN_MAX;
@@ -28,6 +28,9 @@ const PREEMPTION: Duration = Duration::from_secs(3600);
 const PARK_MAX: Duration = Duration::from_millis(5);
 /// Steps between two looks at what others ask.
 const ASK_STEPS: u32 = 64;
+
+/// The least time between two warnings of one shard.
+const WARN_EVERY: Duration = Duration::from_secs(5);
 
 /// What the control thread can ask of a shard.
 pub enum Ask {
@@ -53,16 +56,17 @@ impl Handle {
         (Self { core, asks, waker }, receiver)
     }
 
-    /// Asks; false when the shard has ended, or when it has not looked for long.
-    pub fn ask(&self, ask: Ask) -> bool {
-        let asked = self.asks.try_send(ask).is_ok();
+    /// Asks. Refused when the shard has ended, or when too many have asked and it has not looked yet.
+    pub fn ask(&self, ask: Ask) -> Result<(), TrySendError<Ask>> {
+        let asked = self.asks.try_send(ask);
         self.waker.signal();
         asked
     }
 }
 
 /// Runs shards on threads of their own, each pinned to its core, until they are drained.
-pub fn spawn<F>(core: usize, asks: Receiver<Ask>, make: F) -> Result<Running>
+/// `epoch` is where the gateway's clock starts, the same for all shards.
+pub fn spawn<F>(core: usize, epoch: Instant, asks: Receiver<Ask>, make: F) -> Result<Running>
 where
     F: FnOnce() -> Result<Shard<KernelRing>> + Send + 'static,
 {
@@ -82,7 +86,7 @@ where
                             glommio::timer::sleep(PARK_MAX).await;
                         }
                     });
-                    Host { shard, asks, drain_until: None }.run().await;
+                    Host { shard, epoch, asks, drain_until: None, warned: None }.run().await;
                     bound.cancel().await;
                 }
                 Err(error) => {
@@ -107,8 +111,10 @@ impl Running {
 
 struct Host {
     shard: Shard<KernelRing>,
+    epoch: Instant,
     asks: Receiver<Ask>,
     drain_until: Option<Instant>,
+    warned: Option<Instant>,
 }
 
 impl Host {
@@ -117,10 +123,14 @@ impl Host {
         let mut turn = Instant::now();
         loop {
             let now = Instant::now();
-            let next = self.shard.step(now_us(now));
+            let next =
+                self.shard.step(now.saturating_duration_since(self.epoch).as_micros() as u64);
             steps = steps.wrapping_add(1);
             if next != Next::Again || steps.is_multiple_of(ASK_STEPS) {
                 self.answer();
+            }
+            if let Some(trouble) = self.shard.take_trouble() {
+                self.warn(now, &trouble);
             }
             if self.is_over(now) {
                 return;
@@ -133,6 +143,14 @@ impl Host {
                 glommio::executor().yield_task_queue_now().await;
                 turn = now;
             }
+        }
+    }
+
+    /// Warns, but not so often that the log is all that is heard.
+    fn warn(&mut self, now: Instant, trouble: &str) {
+        if self.warned.is_none_or(|warned| now - warned >= WARN_EVERY) {
+            self.warned = Some(now);
+            tracing::warn!("{trouble}");
         }
     }
 
@@ -156,11 +174,4 @@ impl Host {
     fn is_over(&self, now: Instant) -> bool {
         self.shard.is_drained() || self.drain_until.is_some_and(|until| now >= until)
     }
-}
-
-/// Microseconds on the gateway's clock: the system's monotonic one, the same for all shards.
-fn now_us(now: Instant) -> u64 {
-    use std::sync::OnceLock;
-    static START: OnceLock<Instant> = OnceLock::new();
-    now.saturating_duration_since(*START.get_or_init(|| now)).as_micros() as u64
 }

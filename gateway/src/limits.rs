@@ -16,6 +16,10 @@ pub const CONNECTIONS_DEFAULT: u32 = 2_000_000;
 pub const CONNECTIONS_SPARE: u32 = 1024;
 /// Rooms that one connection may be a member of.
 pub const ROOMS_PER_CONNECTION_MAX: usize = 64;
+/// Bits of a room's alias that number the rooms of one home.
+pub const ALIAS_ROOM_BITS: u32 = 22;
+/// Rooms that one shard is home to.
+pub const ROOMS_PER_HOME_MAX: usize = (1 << ALIAS_ROOM_BITS) - 2;
 /// Frames that a client may send in one second, unless configured.
 pub const CLIENT_FRAMES_PER_SECOND_DEFAULT: u32 = 1000;
 /// Publishes that an upstream may have unanswered.
@@ -111,6 +115,7 @@ const _: () = assert!(
     FLOOD_BYTES + 2 * RECEIVES_MAX * RECV_BUFFER_BYTES + 2 * PIECE_BYTES <= LOG_WINDOW_BYTES,
     "what one step takes in after the flood mark fits the window"
 );
+const _: () = assert!(SHARDS_MAX <= 1 << (32 - ALIAS_ROOM_BITS), "an alias names its home");
 const _: () = assert!(HEARTBEAT.as_secs() * 2 < IDLE_MAX.as_secs());
 
 /// Bytes of an unfinished frame, WebSocket framing included.

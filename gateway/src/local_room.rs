@@ -84,6 +84,8 @@ impl LocalRoom {
     /// A new member that wants what comes next; returns its index.
     pub fn join(&mut self, conn: u32) -> u32 {
         self.members.push(Member { next: (self.log.head() + 1) as u32, conn });
+        // The newcomer is at the end of the circle, which the walk may still go over.
+        self.left += usize::from(self.left > 0);
         self.members.len() as u32 - 1
     }
 
@@ -94,13 +96,18 @@ impl LocalRoom {
         if was_behind {
             self.one_less_behind(pieces);
         }
-        // The walk may have passed the place that the last one had, and not the one it has now.
+        let len = self.members.len();
+        self.walk = if self.walk >= len { 0 } else { self.walk };
+        self.left = self.left.min(len);
+        self.visited = self.visited.saturating_sub(1);
+        let moved = self.members.get(member as usize)?.conn;
+        // The walk may have passed the place that the last one had, and not the one it has now; or
+        // the other way round.
         if self.left > 0 {
-            self.left = self.members.len();
+            self.left = self.left.max(self.distance(member) + 1);
         }
-        self.walk = if self.walk >= self.members.len() { 0 } else { self.walk };
-        (self.visited, self.wanted) = (0, u64::MAX);
-        self.members.get(member as usize).map(|moved| moved.conn)
+        self.wanted = self.wanted.min(self.wants(member));
+        Some(moved)
     }
 
     /// To be called when the log has grown: everybody is behind now.
@@ -141,16 +148,25 @@ impl LocalRoom {
         self.behind -= 1;
         if self.behind == 0 {
             self.log.clear(pieces);
-            (self.left, self.unwalked) = (0, 0);
+            (self.left, self.unwalked, self.urgency) = (0, 0, usize::MAX);
             (self.visited, self.wanted) = (0, u64::MAX);
         }
     }
 
+    /// How many members the walk visits before this one.
+    fn distance(&self, member: u32) -> usize {
+        let len = self.members.len();
+        (member as usize + len - self.walk) % len
+    }
+
+    /// Whether somebody does not have everything.
+    pub fn is_behind(&self) -> bool {
+        self.behind > 0
+    }
+
     /// Whether a member wants something that the walk will not bring.
     pub fn is_late(&self, member: u32) -> bool {
-        let len = self.members.len();
-        let distance = (member as usize + len - self.walk) % len;
-        distance >= self.left && self.wants(member) <= self.log.head()
+        self.distance(member) >= self.left && self.wants(member) <= self.log.head()
     }
 
     /// The next member of the walk.
@@ -267,6 +283,37 @@ mod tests {
         }
         assert_eq!(visits, [0, 1, 2, 3, 0, 1]);
         assert_eq!(pieces.in_use(), 0, "everybody has everything");
+    }
+
+    #[test]
+    fn who_joins_during_a_walk_takes_nobodys_visit() {
+        let (mut room, mut pieces) = room(4);
+        grow(&mut room, &mut pieces);
+        for _ in 0..2 {
+            let visit = room.visit(&mut pieces).expect("a member");
+            room.advance(visit.member, 2, &mut pieces);
+        }
+        grow(&mut room, &mut pieces);
+        room.join(4);
+        while let Some(visit) = room.visit(&mut pieces) {
+            room.advance(visit.member, 3, &mut pieces);
+        }
+        assert!(!room.is_behind(), "the walk goes over the end, where the newcomer is");
+    }
+
+    #[test]
+    fn leaves_do_not_keep_a_walk_from_ending() {
+        let (mut room, mut pieces) = room(100);
+        let mut visits = 0;
+        for _ in 0..50 {
+            grow(&mut room, &mut pieces);
+            for _ in 0..30 {
+                visits += usize::from(room.visit(&mut pieces).is_some());
+            }
+            room.leave(0, &mut pieces);
+        }
+        assert!(visits > 1000, "the walk goes on");
+        assert!(room.unwalked < 50 * 7, "rounds are counted to their end");
     }
 
     #[test]

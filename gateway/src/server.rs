@@ -35,6 +35,7 @@ pub fn run(config: &Config, stop: Arc<AtomicBool>, ready: impl FnOnce()) -> Resu
     let wakers = config.cores.iter().map(|_| Waker::new()).collect::<Result<Vec<_>, _>>()?;
     let listeners = Listeners::open(config)?;
     let settings = shard_config(config, open_files);
+    let epoch = Instant::now();
     let mut running = Vec::new();
     let mut handles = Vec::new();
     for (index, post) in mail::connect(&wakers).into_iter().enumerate() {
@@ -42,7 +43,7 @@ pub fn run(config: &Config, stop: Arc<AtomicBool>, ready: impl FnOnce()) -> Resu
         let (handle, asks) = Handle::new(core, waker.clone());
         let mine = listeners.for_shard(config, index)?;
         let settings = settings.clone();
-        running.push(host::spawn(core, asks, move || {
+        running.push(host::spawn(core, epoch, asks, move || {
             let ring = ring_config(settings.connections, open_files);
             let mut ring = KernelRing::new(ring, waker)?;
             let mut roles = Vec::new();

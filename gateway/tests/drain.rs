@@ -207,7 +207,7 @@ fn what_cannot_be_configured_is_refused_with_a_reason() {
     check(&["--cores", "1-0"], &["ends before it starts"]);
     check(&["--cores", ""], &["--cores"]);
     check(&["--pace", "0"], &["--pace", "between"]);
-    check(&["--connections", "0"], &["--connections", "at least 1"]);
+    check(&["--connections", "0"], &["--connections", "between 1 and"]);
     check(&["--data", "/var/lib/barrage"], &["--data", "none"]);
     check(&["--policy", "x.toml"], &["--policy", "built-in"]);
     check(&["--config", "/nowhere.toml"], &["/nowhere.toml", "No such file"]);

@@ -24,4 +24,4 @@ pub use history::{History, HistoryLimits};
 pub use ids::{Alias, AppId, Millis, RoomId, RoomKey, ShardIndex, UserId, UserKey};
 pub use level::Level;
 pub use placement::{home_of_room, home_of_user};
-pub use room::{Admission, CatchUp, Cursor, Joined, Publish, ROOM_IDLE_MS, Room};
+pub use room::{Admission, CatchUp, Cursor, Joined, Publish, ROOM_IDLE_MS, ROOM_UNUSED_MS, Room};

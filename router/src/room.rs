@@ -15,6 +15,9 @@ use crate::level::Level;
 /// How long a room without members is kept after anything has happened in it. Members that lost
 /// their connection resume well within it.
 pub const ROOM_IDLE_MS: u64 = 10 * 60 * 1000;
+/// The same for a room in which nothing was ever said: there is nothing to come back to. Not at
+/// once, so that its alias does not name another room while anybody might still mean this one.
+pub const ROOM_UNUSED_MS: u64 = 10 * 1000;
 
 /// How far a member has read: everything up to `seq` of `epoch`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,9 +217,11 @@ impl Room {
         &self.history
     }
 
-    /// Whether its home may forget it: no members, and nothing has happened for `ROOM_IDLE_MS`.
+    /// Whether its home may forget it: no members, and nothing has happened for `ROOM_IDLE_MS`, or
+    /// `ROOM_UNUSED_MS` when nothing was ever said.
     pub fn is_idle(&self, now: Millis) -> bool {
-        self.members == 0 && now.since(self.touched) >= ROOM_IDLE_MS
+        let keep_ms = if self.head == 0 { ROOM_UNUSED_MS } else { ROOM_IDLE_MS };
+        self.members == 0 && now.since(self.touched) >= keep_ms
     }
 
     fn catch_up(&self, cursor: Cursor) -> CatchUp {
@@ -362,6 +367,14 @@ mod tests {
         let later = |ms| Millis(NOW.0 + ms);
         let mut room = room();
         room.join(NOW, ShardIndex(0), None);
+        assert!(!room.is_idle(later(ROOM_UNUSED_MS)), "somebody is here");
+        room.leave(NOW, ShardIndex(0));
+        assert!(!room.is_idle(later(ROOM_UNUSED_MS - 1)));
+        assert!(room.is_idle(later(ROOM_UNUSED_MS)), "nothing was ever said");
+        room.join(NOW, ShardIndex(0), None);
+        let policy = Policy::builtin();
+        let category = policy.category(4).unwrap();
+        let _ = room.publish(NOW, Publish { category, kind: 0, payload: b"" });
         assert!(!room.is_idle(later(ROOM_IDLE_MS)), "somebody is here");
         room.leave(NOW, ShardIndex(0));
         assert!(!room.is_idle(later(ROOM_IDLE_MS - 1)));

@@ -141,7 +141,7 @@ pub(crate) struct DataRing {
     addresses: ManuallyDrop<Vec<Box<AcceptAddress>>>,
     free_addresses: Vec<u32>,
     /// Listeners whose accepts have ended since the set looked.
-    accepts_ended: Vec<usize>,
+    accepts_ended: Vec<(usize, i32)>,
     #[allow(clippy::vec_box, reason = "the kernel is given their places")]
     connect_addresses: Vec<Box<SockAddr>>,
     free_slots: Vec<u32>,
@@ -229,8 +229,8 @@ impl DataRing {
         self.push(entry.user_data(Op::Accept.tag(listener as u32, address)));
     }
 
-    /// The listeners of the accepts that have ended since the last call.
-    pub(crate) fn accepts_ended(&mut self) -> std::vec::Drain<'_, usize> {
+    /// The listeners of the accepts that have ended since the last call, and how they have.
+    pub(crate) fn accepts_ended(&mut self) -> std::vec::Drain<'_, (usize, i32)> {
         self.accepts_ended.drain(..)
     }
 
@@ -400,11 +400,8 @@ impl DataRing {
     fn give_back(&mut self) {
         self.buffers.publish();
         for slot in std::mem::take(&mut self.rearm) {
-            if self.slots[slot as usize].closing {
-                self.close_when_quiet(slot);
-            } else {
-                self.receive(slot);
-            }
+            assert!(!self.slots[slot as usize].closing, "nothing is closed while a ring is reaped");
+            self.receive(slot);
         }
     }
 
@@ -449,7 +446,7 @@ impl DataRing {
     ) {
         self.accepting -= 1;
         self.free_addresses.push(address);
-        self.accepts_ended.push(listener);
+        self.accepts_ended.push((listener, result));
         let Ok(slot) = u32::try_from(result) else { return };
         let place = &self.addresses[address as usize];
         let mut storage = SockAddrStorage::zeroed();
@@ -496,10 +493,10 @@ impl DataRing {
             return;
         }
         match result {
+            _ if closing => self.close_when_quiet(slot),
             // Out of buffers, or the kernel wants to be asked again.
             1.. => self.rearm.push(slot),
             _ if result == -libc::ENOBUFS => self.rearm.push(slot),
-            _ if closing => self.close_when_quiet(slot),
             _ => sink(Event::Ended { conn, errno: -result }),
         }
     }

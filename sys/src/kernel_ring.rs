@@ -109,6 +109,8 @@ pub struct KernelRing {
     opening_failed: bool,
     /// The ring that was reaped first last time.
     first: usize,
+    /// What has gone wrong last, for the operator.
+    trouble: Option<String>,
 }
 
 impl KernelRing {
@@ -124,6 +126,7 @@ impl KernelRing {
             waker,
             opening_failed: false,
             first: 0,
+            trouble: None,
         })
     }
 
@@ -160,6 +163,11 @@ impl KernelRing {
         self.rings.iter().map(DataRing::used).sum()
     }
 
+    /// What has gone wrong since the last call, if anything.
+    pub fn take_trouble(&mut self) -> Option<String> {
+        self.trouble.take()
+    }
+
     /// Rings opened so far.
     pub fn rings(&self) -> usize {
         self.rings.len()
@@ -174,7 +182,8 @@ impl KernelRing {
         }
         match DataRing::new(self.rings.len(), &self.config, self.waker.raw_fd()) {
             Ok(ring) => self.rings.push(ring),
-            Err(_) => {
+            Err(error) => {
+                self.trouble = Some(format!("no further data ring: {error}"));
                 self.opening_failed = true;
                 return None;
             }
@@ -279,9 +288,14 @@ impl Ring for KernelRing {
             let ring = &mut self.rings[(self.first + turn) % rings];
             reaped += ring.reap(sink);
             received += ring.receives();
-            for listener in ring.accepts_ended() {
+            for (listener, result) in ring.accepts_ended() {
                 self.armed[listener] -= 1;
-                ended = true;
+                // What has failed is not tried again before the next tick.
+                ended |= result >= 0;
+                if result < 0 && self.accepting {
+                    let error = io::Error::from_raw_os_error(-result);
+                    self.trouble = Some(format!("a connection could not be accepted: {error}"));
+                }
             }
         }
         if ended {

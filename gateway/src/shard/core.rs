@@ -11,7 +11,7 @@ use slab::Slab;
 
 use super::TICK_US;
 use crate::auth::Auth;
-use crate::conn::{Conns, Role};
+use crate::conn::{Conns, Mark, Role};
 use crate::directory::Directory;
 use crate::limits::IDEMPOTENCY_KEYS_MAX;
 use crate::local_room::LocalRoom;
@@ -132,6 +132,8 @@ pub struct Core {
     pub(super) ready: VecDeque<u32>,
     /// Upstreams with answers to be written.
     pub(super) replying: Vec<ConnId>,
+    /// Events that could not be mailed to an upstream's shard. One entry per subscriber at most.
+    pub(super) lost_events: AHashMap<ConnRef, u64>,
     /// Upstreams that serve uplinks, which may have to be answered for.
     pub(super) serving: Vec<ConnId>,
     pub(super) finishes: Vec<ConnId>,
@@ -165,6 +167,7 @@ impl Core {
             wheel: Wheel::new(0),
             ready: VecDeque::new(),
             replying: Vec::new(),
+            lost_events: AHashMap::new(),
             serving: Vec::new(),
             finishes: Vec::new(),
             closes: Vec::new(),
@@ -245,9 +248,8 @@ impl Core {
     /// Something can be sent to this connection.
     pub(super) fn mark_ready(&mut self, id: ConnId) {
         if let Some(conn) = self.conns.find(id)
-            && !conn.ready
+            && conn.mark(Mark::Ready)
         {
-            conn.ready = true;
             self.ready.push_back(id.index);
         }
     }

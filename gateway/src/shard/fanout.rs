@@ -8,7 +8,7 @@ use barrage_wire::{GatewayFrame, ServerFrame};
 
 use super::core::{Core, Local};
 use super::lifecycle::ticks;
-use crate::conn::{Conn, Flight, Membership, Phase};
+use crate::conn::{Conn, Flight, Mark, Membership, Phase};
 use crate::limits::{
     CHUNK_SENDS, CHUNK_VISITS, CLIENT_OUTBOX_BYTES_MAX, LINGER_MAX, READY_MAX,
     UPSTREAM_OUTBOX_BYTES_MAX,
@@ -187,7 +187,7 @@ impl Core {
             let Some(index) = self.ready.pop_front() else { return };
             let id = self.conns.id(index);
             let conn = self.conns.at(index);
-            conn.ready = false;
+            conn.unmark(Mark::Ready);
             if conn.flight == Flight::None && !matches!(conn.phase, Phase::Free | Phase::Gone) {
                 self.serve_conn(ring, id);
             }
@@ -298,7 +298,7 @@ impl Core {
                 continue;
             }
             let conn = self.conns.at(visit.conn);
-            if conn.flight != Flight::None || conn.ready {
+            if conn.flight != Flight::None || conn.is(Mark::Ready) {
                 // It is looked at when its send has ended, and when its own frames are out.
                 continue;
             }

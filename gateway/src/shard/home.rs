@@ -10,10 +10,11 @@ use barrage_wire::server::{CloseReason, Code};
 use bytes::Bytes;
 
 use super::core::{Core, Tally, TallyEnd};
+use crate::limits::{ALIAS_ROOM_BITS, ROOMS_PER_HOME_MAX};
 use crate::mail::{ConnRef, Direct, Head, Mail, Origin, TallyId};
 
-/// Bits of an alias that number the rooms of one home.
-const ALIAS_ROOM_BITS: u32 = 22;
+/// Ticks in which every room is looked at for idleness once.
+const SWEEP_TICKS: usize = 600;
 
 impl Core {
     pub(super) fn shards(&self) -> NonZeroU16 {
@@ -59,7 +60,8 @@ impl Core {
         }
         let (now, draining) = (self.clock.millis(), self.is_draining());
         let index = self.home_room(key);
-        let Some(room) = self.homes.rooms.get_mut(index as usize) else {
+        let Some(room) = index.and_then(|index| self.homes.rooms.get_mut(index as usize)) else {
+            self.metrics.overloaded_total += 1;
             return (Code::Overloaded, 0);
         };
         // Nothing that was given a number may be lost on the way, so it is not given one.
@@ -89,20 +91,22 @@ impl Core {
         (Code::Ok, seq)
     }
 
-    /// The room, which is made when there is none.
-    fn home_room(&mut self, key: RoomKey) -> u32 {
+    /// The room, which is made when there is none. None when there are too many.
+    fn home_room(&mut self, key: RoomKey) -> Option<u32> {
         if let Some(&index) = self.homes.by_key.get(&key) {
-            return index;
+            return Some(index);
+        }
+        if self.homes.rooms.len() >= ROOMS_PER_HOME_MAX {
+            return None;
         }
         self.homes.made += 1;
         let epoch = self.config.epoch + self.homes.made;
         let entry = self.homes.rooms.vacant_entry();
         let index = entry.key() as u32;
-        assert!(index + 1 < 1 << ALIAS_ROOM_BITS, "a shard is home to four million rooms at most");
         let alias = u32::from(self.post.me().0) << ALIAS_ROOM_BITS | (index + 1);
         entry.insert(Room::new(key, Alias(alias), epoch, self.config.history));
         self.homes.by_key.insert(key, index);
-        index
+        Some(index)
     }
 
     pub(super) fn home_join(
@@ -114,11 +118,15 @@ impl Core {
     ) {
         let now = self.clock.millis();
         let index = self.home_room(key);
-        if let Some(room) = self.homes.rooms.get_mut(index as usize) {
-            let joined = room.join(now, who.shard, cursor);
-            // In the same queue as the frames: those after `joined.head` come behind it.
-            self.post.send(who.shard, Mail::Joined { conn: who.conn, request, key, joined });
-        }
+        let Some(room) = index.and_then(|index| self.homes.rooms.get_mut(index as usize)) else {
+            self.metrics.overloaded_total += 1;
+            let origin = Origin { at: who, request, silent: false };
+            let refused = Mail::Published { origin, code: Code::Overloaded, seq: 0 };
+            return self.post.send(who.shard, refused);
+        };
+        let joined = room.join(now, who.shard, cursor);
+        // In the same queue as the frames: those after `joined.head` come behind it.
+        self.post.send(who.shard, Mail::Joined { conn: who.conn, request, key, joined });
     }
 
     pub(super) fn home_leave(&mut self, shard: ShardIndex, key: RoomKey) {
@@ -130,10 +138,10 @@ impl Core {
     }
 
     /// Forgets some of the rooms that have been idle for long.
-    pub(super) fn sweep_rooms(&mut self, most: usize) {
+    pub(super) fn sweep_rooms(&mut self) {
         let now = self.clock.millis();
         let capacity = self.homes.rooms.capacity();
-        for _ in 0..most.min(capacity) {
+        for _ in 0..(capacity / SWEEP_TICKS + 1).min(capacity) {
             self.homes.sweep = (self.homes.sweep + 1) % capacity;
             let index = self.homes.sweep;
             if self.homes.rooms.get(index).is_some_and(|room| room.is_idle(now)) {
@@ -154,6 +162,10 @@ impl Core {
         let done = self.seen(AppId(app), target, &direct.head);
         let expired = done.is_none() && self.is_expired(&direct.head);
         let done = done.or(expired.then_some((Code::Expired, 0)));
+        // All or nothing: a part that is remembered would never be completed.
+        let congested = done.is_none() && users.iter().any(|&user| self.is_far(app, user));
+        self.metrics.overloaded_total += u64::from(congested);
+        let done = done.or(congested.then_some((Code::Overloaded, 0)));
         let (code, count) = done.unwrap_or_else(|| {
             let mut handed = 0;
             for &user in users {
@@ -173,14 +185,17 @@ impl Core {
     fn hand_to_user(&mut self, user: UserKey, direct: &Direct) -> u64 {
         let mut handed = 0;
         for who in self.homes.users.find(user) {
-            if self.post.congested(who.shard) {
-                self.metrics.overloaded_total += 1;
-                continue;
-            }
             self.post.send(who.shard, Mail::ToConn { conn: who.conn, direct: direct.clone() });
             handed += 1;
         }
         handed
+    }
+
+    /// Whether a connection of the user is on a shard that takes nothing more.
+    fn is_far(&self, app: u32, user: u64) -> bool {
+        let user = UserKey { app: AppId(app), user: UserId(user) };
+        self.post.any_congested()
+            && self.homes.users.find(user).any(|who| self.post.congested(who.shard))
     }
 
     pub(super) fn home_to_app(&mut self, tally: TallyId, app: u32, direct: &Direct) {

@@ -9,7 +9,7 @@ use barrage_wire::{GatewayFrame, ServerFrame, ws};
 
 use super::TICK_US;
 use super::core::{Core, Drain};
-use crate::conn::{Conn, Flight, Input, Phase, Role};
+use crate::conn::{Conn, Flight, Input, Mark, Phase, Role};
 use crate::limits::{
     DRAIN_WALKS_MAX, FRAME_MAX, HELLO_MAX, IDLE_MAX, INPUT_BYTES_MAX, LINGER_MAX, SEND_STALL_MAX,
 };
@@ -19,8 +19,6 @@ use crate::room_log::Transport;
 
 /// Connections told to go in one step of a drain.
 const DRAIN_STEP: usize = 512;
-/// Rooms looked at for idleness in one tick.
-const SWEEP_STEP: usize = 256;
 
 pub(super) const fn ticks(time: std::time::Duration) -> u32 {
     time.as_micros().div_ceil(TICK_US as u128) as u32
@@ -62,8 +60,10 @@ impl Core {
             None => {
                 let mut fragments = ws::Inbound::default();
                 self.parse(id, bytes, &mut fragments).map(|parsed| {
-                    let rest = bytes[parsed.used..].to_vec();
-                    input = Some(Box::new(Input { bytes: rest, fragments, since: tick }));
+                    if parsed.used < bytes.len() || fragments.is_assembling() {
+                        let rest = bytes[parsed.used..].to_vec();
+                        input = Some(Box::new(Input { bytes: rest, fragments, since: tick }));
+                    }
                     true
                 })
             }
@@ -89,9 +89,8 @@ impl Core {
         if progress || input.since == 0 {
             input.since = tick;
         }
-        let new = input.since == tick;
         conn.input = Some(input);
-        if new {
+        if conn.mark(Mark::FrameWatched) {
             self.wheel.look_once_after(id, tick, ticks(FRAME_MAX));
         }
     }
@@ -237,8 +236,9 @@ impl Core {
             for look in due {
                 self.look(look.conn, look.once);
             }
-            self.sweep_rooms(SWEEP_STEP);
+            self.sweep_rooms();
             self.expire_uplinks();
+            self.tell_lost_events();
         }
         ticked
     }
@@ -247,6 +247,9 @@ impl Core {
         let now = self.clock.tick;
         let Some(conn) = self.conns.find(id) else { return };
         let since = now.wrapping_sub(conn.since);
+        if once && conn.is_heard() {
+            conn.unmark(Mark::FrameWatched);
+        }
         let again = match conn.phase {
             Phase::Free | Phase::Gone => return,
             Phase::Handshake | Phase::Hello => match ticks(HELLO_MAX).checked_sub(since) {
@@ -267,8 +270,15 @@ impl Core {
                 ticks(LINGER_MAX) - since
             }
         };
-        if !once {
-            self.wheel.look_after(id, now, again);
+        let Some(conn) = self.conns.find(id).filter(|_| once) else {
+            return self.wheel.look_after(id, now, again);
+        };
+        // The frame that was watched is finished; another one may have begun meanwhile.
+        let began = conn.input.as_ref().filter(|_| conn.phase == Phase::Open);
+        if let Some(began) = began.map(|input| input.since) {
+            conn.mark(Mark::FrameWatched);
+            let left = ticks(FRAME_MAX).saturating_sub(now.wrapping_sub(began));
+            self.wheel.look_once_after(id, now, left.max(1));
         }
     }
 
@@ -285,8 +295,14 @@ impl Core {
 
     /// Tells some of those that are to go.
     pub(super) fn drain_some(&mut self) {
+        if self.post.any_congested() {
+            return;
+        }
         let Some(drain) = &self.draining else { return };
-        let walking = self.local.queues.iter().any(|queue| !queue.is_empty())
+        let rooms = &self.local.rooms;
+        let behind = rooms.iter().any(|(_, room)| room.is_behind());
+        let walking = behind
+            || self.local.queues.iter().any(|queue| !queue.is_empty())
             || !self.local.resting.is_empty()
             || self.local.walked.is_some();
         if walking && self.clock.tick.wrapping_sub(drain.since) < ticks(DRAIN_WALKS_MAX) {

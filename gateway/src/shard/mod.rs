@@ -107,7 +107,7 @@ impl<R: Ring> Shard<R> {
 
     /// Whether a drain has nothing left to do.
     pub fn is_drained(&self) -> bool {
-        self.stopped_accepting && self.core.is_empty()
+        self.stopped_accepting && self.core.is_empty() && self.core.post.is_empty()
     }
 
     /// The shard's numbers at this moment.
@@ -122,6 +122,11 @@ impl Shard<KernelRing> {
         self.core.metrics.sleeps_total += 1;
         let post = &self.core.post;
         self.ring.wait(timeout, || post.is_empty() && nobody_asks());
+    }
+
+    /// What the operator should know of the network.
+    pub fn take_trouble(&mut self) -> Option<String> {
+        self.ring.take_trouble()
     }
 
     /// Data rings opened so far.

@@ -279,7 +279,8 @@ impl Core {
 
     fn subscribe(&mut self, id: ConnId, app: u32, events: u16, group: &str, channels: Vec<u16>) {
         let at = self.here(id);
-        if self.subscribers.len() >= SUBSCRIBERS_MAX {
+        let known = self.upstream(id).is_some_and(|upstream| upstream.subscribed);
+        if !known && self.subscribers.len() >= SUBSCRIBERS_MAX {
             let text = "the gateway has as many subscribers as it may";
             return self.refuse(id, Refusal::new(CloseReason::Full, text));
         }
@@ -315,14 +316,25 @@ impl Core {
         };
         let mut encoded = None;
         for at in self.subscribers.for_event(app, event, user) {
-            let mail = if self.post.congested(at.shard) {
-                Mail::EventsLost { conn: at.conn, count: 1 }
-            } else {
-                let frame = encoded.get_or_insert_with(|| Bytes::from(frame.to_vec())).clone();
-                Mail::Event { conn: at.conn, frame }
-            };
-            self.post.send(at.shard, mail);
+            if self.post.congested(at.shard) {
+                *self.lost_events.entry(at).or_default() += 1;
+                continue;
+            }
+            let frame = encoded.get_or_insert_with(|| Bytes::from(frame.to_vec())).clone();
+            self.post.send(at.shard, Mail::Event { conn: at.conn, frame });
         }
+    }
+
+    /// Tells upstreams how many events could not be mailed to them, when they can be told again.
+    pub(super) fn tell_lost_events(&mut self) {
+        let post = &mut self.post;
+        self.lost_events.retain(|at, count| {
+            let wait = post.congested(at.shard);
+            if !wait {
+                post.send(at.shard, Mail::EventsLost { conn: at.conn, count: *count });
+            }
+            wait
+        });
     }
 
     pub(super) fn event_to_upstream(&mut self, id: ConnId, frame: &[u8]) {
@@ -351,6 +363,7 @@ impl Core {
         let Some(upstream) = conn.upstream.as_deref_mut() else { return };
         if full || !upstream.tickets.open(ticket(from), tick) {
             upstream.uplinks_lost += 1;
+            self.mark_ready(id);
             return self.refuse_uplink(ticket(from), app, Code::Overloaded);
         }
         conn.push(frame);

@@ -1,6 +1,8 @@
 //! What a room should do, said as plainly as possible: everything is kept, everything is searched.
 
-use barrage_router::{CatchUp, Category, Cursor, HistoryLimits, Joined, ROOM_IDLE_MS};
+use barrage_router::{
+    CatchUp, Category, Cursor, HistoryLimits, Joined, ROOM_IDLE_MS, ROOM_UNUSED_MS,
+};
 use barrage_wire::ServerFrame;
 use barrage_wire::codec::Tail;
 
@@ -32,7 +34,11 @@ impl Model {
     }
 
     pub fn is_idle(&self, now: u64) -> bool {
-        self.members() == 0 && now - self.touched >= ROOM_IDLE_MS
+        let keep_ms = match self.epochs.last() {
+            Some(said) if !said.is_empty() => ROOM_IDLE_MS,
+            _ => ROOM_UNUSED_MS,
+        };
+        self.members() == 0 && now - self.touched >= keep_ms
     }
 
     pub fn forget(&mut self) {

@@ -279,7 +279,7 @@ fn everybody_in_a_large_room_is_served_whoever_comes_and_goes() {
         world.settle();
         world.check_rest();
     }
-    assert!(end(world).report.messages > 10_000);
+    assert!(end(world).report.messages > 10 * MEMBERS as u64);
 }
 
 /// A client that comes back to several busy rooms gets what all of them remember.
