@@ -3,13 +3,12 @@
 use std::fs;
 
 use barrage_sys::RingConfig;
-use barrage_wire::upstream::PUBLISH_REPLY_BYTES;
 
 use crate::config::Config;
 use crate::conn::Conn;
 use crate::limits::{
-    CLIENT_OUTBOX_BYTES_MAX, CONNECTIONS_SPARE, IDEMPOTENCY_KEYS_MAX, LOGS_BYTES_MAX,
-    MAIL_QUEUE_MAX, UPSTREAM_CREDITS, ring_config,
+    CLIENT_OUTBOX_BYTES_MAX, CONNECTIONS_SPARE, HISTORY, IDEMPOTENCY_KEYS_MAX, LOGS_BYTES_MAX,
+    MAIL_QUEUE_MAX, SEND_BYTES_MAX, UPSTREAM_OUTBOX_BYTES_MAX, ring_config,
 };
 use crate::local_room::Member;
 use crate::mail::Mail;
@@ -24,7 +23,7 @@ pub fn memory_terms(config: &Config, open_files: u64) -> Vec<(String, usize)> {
     let shards = config.cores.len();
     let per_shard = connections_per_shard(config);
     let ring = ring_config(per_shard, open_files);
-    let connections = config.connections as usize;
+    let connections = shards * per_shard as usize;
     let rings = shards * (per_shard + CONNECTIONS_SPARE).div_ceil(ring.slots) as usize;
     let conn = size_of::<Conn>() + CONN_BOOKS_BYTES + 2 * 2 * size_of::<Member>();
     let mib = |bytes: usize| bytes >> 20;
@@ -33,6 +32,7 @@ pub fn memory_terms(config: &Config, open_files: u64) -> Vec<(String, usize)> {
     vec![
         (format!("{connections} connections of {conn} B, in two rooms each"), connections * conn),
         (format!("{rings} data rings of {ring_kib} KiB"), rings * ring.ring_bytes()),
+        // Over it, a log keeps its newest piece only.
         (format!("room logs, {log_mib} MiB per shard"), shards * LOGS_BYTES_MAX),
         (
             format!("mail, {shards} x {shards} queues of {MAIL_QUEUE_MAX}"),
@@ -64,11 +64,13 @@ pub fn report(config: &Config, open_files: u64) {
         tracing::info!("memory: at most {:>6} MiB for {term}", bytes >> 20);
     }
     tracing::info!(
-        "memory: at most {} MiB in all, and for each slow reader up to {} KiB that wait, for each \
-         upstream {} KiB of answers; rooms remember up to 256 KiB each",
+        "memory: at most {} MiB in all, and besides for each slow reader up to {} KiB that wait and \
+         what it has missed, for each upstream that does not read {} MiB; rooms remember up to \
+         {} KiB each",
         total >> 20,
-        CLIENT_OUTBOX_BYTES_MAX >> 10,
-        (UPSTREAM_CREDITS as usize * PUBLISH_REPLY_BYTES) >> 10,
+        (2 * CLIENT_OUTBOX_BYTES_MAX + SEND_BYTES_MAX) >> 10,
+        (2 * UPSTREAM_OUTBOX_BYTES_MAX) >> 20,
+        HISTORY.bytes_max >> 10,
     );
     for warning in warnings(config, open_files) {
         tracing::warn!("{warning}");

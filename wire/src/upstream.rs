@@ -61,7 +61,7 @@ record! {
         category: u16,
         /// The application's own type.
         kind: u16,
-        /// Not to be delivered later than this after it arrived; 0: no limit.
+        /// Not to be admitted later than this after it arrived, in milliseconds; 0: no limit.
         ttl_ms: u32,
         /// Messages of one merge key may be merged, by the category's rule; 0: none.
         merge_key: u64,
