@@ -49,7 +49,7 @@ pub struct Settings {
     /// A policy file; this version has a built-in policy and takes none
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
-    /// Connections of all cores together [default: 2000000]
+    /// Connections of all cores together; each core takes an equal part [default: 2000000]
     #[arg(long, value_name = "N")]
     pub connections: Option<u32>,
     /// Frames that one client may send in a second [default: 1000]

@@ -18,17 +18,20 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    match run(flags) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("barrage-gateway: {error:#}");
-            ExitCode::FAILURE
-        }
+    let fail = |error: anyhow::Error, code| {
+        eprintln!("barrage-gateway: {error:#}");
+        ExitCode::from(code)
+    };
+    match Config::load(flags) {
+        Err(error) => fail(error, EXIT_USAGE),
+        Ok(config) => run(&config).map_or_else(|error| fail(error, 1), |()| ExitCode::SUCCESS),
     }
 }
 
-fn run(flags: Flags) -> Result<()> {
-    let config = Config::load(flags)?;
+/// What clap exits with, too.
+const EXIT_USAGE: u8 = 2;
+
+fn run(config: &Config) -> Result<()> {
     let filter = EnvFilter::try_from_env("BARRAGE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -45,7 +48,7 @@ fn run(flags: Flags) -> Result<()> {
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
             .context("hearing signals")?;
     }
-    server::run(&config, stop, || {
+    server::run(config, stop, || {
         println!("ready");
         // Scripts wait for the line; a closed stdout is their choice.
         let _ = std::io::stdout().flush();

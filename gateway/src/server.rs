@@ -157,9 +157,13 @@ impl Listeners {
 /// ended, and the listeners with them, a moment after the process is gone.
 fn await_free(address: SocketAddr) -> io::Result<()> {
     let until = Instant::now() + RESTART_MAX;
+    let mut said = false;
     loop {
         match TcpListener::bind(address) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::info!("{address} is in use: waiting {RESTART_MAX:?} for whoever ends");
+                }
                 std::thread::sleep(RESTART_RETRY);
             }
             result => return result.map(drop),

@@ -45,15 +45,10 @@ pub fn memory_terms(config: &Config, open_files: u64) -> Vec<(String, usize)> {
     ]
 }
 
-/// Connections that one shard may hold. The kernel spreads them by hash, so not evenly: a shard may
-/// have an eighth more than its share.
+/// Connections that one shard may hold: an equal part, so that all of them together stay under the
+/// limit. The kernel spreads connections by hash, so of many each shard gets about as many.
 pub fn connections_per_shard(config: &Config) -> u32 {
-    let shards = config.cores.len() as u32;
-    if shards == 1 {
-        return config.connections;
-    }
-    let share = config.connections.div_ceil(shards);
-    share.saturating_add(share / 8 + 64)
+    (config.connections / config.cores.len() as u32).max(1)
 }
 
 /// Logs the memory bound and the limits.

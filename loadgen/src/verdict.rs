@@ -76,6 +76,9 @@ fn sender(facts: &Facts, reasons: &mut Vec<String>) {
     if let Some(why) = &facts.broken {
         reasons.push(format!("publishing ended early: {why}"));
     }
+    if facts.published > 0 && facts.refused == facts.published {
+        reasons.push("nothing was admitted: every publish was refused".to_owned());
+    }
     if facts.unanswered > 0 {
         reasons.push(format!("{} publishes were never answered", facts.unanswered));
     }

@@ -6,6 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -74,9 +75,15 @@ impl Listener {
         let address = SockAddr::unix(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         if let Err(error) = socket.bind(&address) {
-            let in_use = error.kind() == io::ErrorKind::AddrInUse;
+            // Only a socket whose listener is gone may be replaced, never a file of somebody's.
+            let is_socket = std::fs::symlink_metadata(path)
+                .is_ok_and(|metadata| metadata.file_type().is_socket());
+            if error.kind() == io::ErrorKind::AddrInUse && !is_socket {
+                let text = "a file is there already, and it is not a socket";
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+            }
             let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-            if !in_use || probe.connect(&address).is_ok() {
+            if !is_socket || probe.connect(&address).is_ok() {
                 return Err(error);
             }
             std::fs::remove_file(path)?;

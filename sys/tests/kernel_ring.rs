@@ -7,7 +7,7 @@ use std::time::Duration;
 use barrage_sys::{Event, KernelRing, Listener, Ring, RingConfig, SendSlice, Waker};
 
 const CONFIG: RingConfig = RingConfig {
-    slots: 40,
+    slots: 80,
     connections: 1000,
     requests: 64,
     completions: 128,
@@ -70,7 +70,7 @@ fn more_connections_than_one_table_holds_are_echoed_on_several_rings() {
     let (closed, rings, indexes) = echo_until(&mut ring, CLIENTS);
     clients.join().expect("the clients are content");
     assert_eq!((closed, indexes.len()), (CLIENTS, CLIENTS));
-    assert!(rings > 1, "40 slots do not hold 100 connections, yet there is one ring");
+    assert!(rings > 1, "80 slots do not hold 100 connections, yet there is one ring");
     assert_eq!(ring.connections(), 0);
 }
 
@@ -127,4 +127,16 @@ fn a_close_ends_what_is_in_flight() {
     let mut rest = Vec::new();
     let _ = client.read_to_end(&mut rest);
     assert!(!rest.is_empty() && rest.iter().all(|byte| *byte == 7));
+}
+
+#[test]
+fn a_path_that_is_not_a_socket_is_left_alone() {
+    let path = std::env::temp_dir().join(format!("barrage-precious-{}", std::process::id()));
+    std::fs::write(&path, "precious").expect("written");
+    assert!(Listener::unix(&path).is_err());
+    assert_eq!(std::fs::read_to_string(&path).expect("still there"), "precious");
+    std::fs::remove_file(&path).expect("removed");
+    drop(Listener::unix(&path).expect("a free path"));
+    assert!(Listener::unix(&path).is_ok(), "a socket that nobody listens on is replaced");
+    std::fs::remove_file(&path).expect("removed");
 }

@@ -34,7 +34,10 @@ impl Core {
             self.refuse(id, Refusal::new(CloseReason::Draining, "the gateway is going away"));
         } else if self.connections > self.config.connections {
             self.metrics.refused_full_total += 1;
-            self.refuse(id, Refusal::new(CloseReason::Full, "the gateway is full"));
+            self.refuse(
+                id,
+                Refusal::new(CloseReason::Full, "this core of the gateway is full: try again"),
+            );
         }
     }
 
