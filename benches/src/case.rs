@@ -142,7 +142,7 @@ pub fn cases(set: Set, scale: &Scale) -> Vec<Case> {
             case(
                 "gateway",
                 tcp(&["--frames-per-send", "1"], true),
-                format!("{} --window 64", room(0)),
+                format!("{} --window 512", room(0)),
             ),
         ],
         Set::Batched => vec![case("room", tcp(&[], true), room(0))],
@@ -205,7 +205,7 @@ mod tests {
     fn a_case_is_spelled_as_the_load_generator_expects() {
         let cases = cases(Set::Ceiling, &Scale::FULL);
         assert_eq!(cases[0].load.join(" "), "limit --members 2000 --size 128 --secs 8");
-        let room = "room --members 2000 --size 128 --secs 8 --rate 0 --window 64";
+        let room = "room --members 2000 --size 128 --secs 8 --rate 0 --window 512";
         assert_eq!(cases[1].load.join(" "), room);
     }
 }
