@@ -92,13 +92,30 @@ messages! {
         }
         /// Everything up to this inbox sequence number has arrived.
         6 => Ack {
-            /// The last `Direct` that arrived without a gap before it.
+            /// The highest that has arrived. One that was skipped is gone and not waited for.
             inbox_seq: u64,
         }
         /// Asks for a `Pong`, and keeps the connection alive.
         7 => Ping {
             /// Comes back in the `Pong`.
             nonce: u64,
+        }
+        /// Asks for messages of a room that the client is a member of, as they were; answered by
+        /// up to `count` `Past` and then one `PastEnd`.
+        8 => History {
+            /// Comes back in every frame of the answer.
+            request: u32,
+            /// The room.
+            room: u64,
+            /// The epoch in which `from` counts; 0: begin by time.
+            epoch: u64,
+            /// The first number that is wanted; without an epoch it means nothing.
+            from: u64,
+            /// Without an epoch: begin with the first message at or after this Unix time in
+            /// milliseconds; 0: with the oldest that there is.
+            since_ms: u64,
+            /// Messages wanted at most; more than `limits::HISTORY_PAGE_MAX` is taken as that.
+            count: u16,
         }
     }
 }

@@ -29,6 +29,8 @@ pub const REDIRECT_ADDRESSES_MAX: usize = 4;
 pub const SUBSCRIBE_CHANNELS_MAX: usize = 256;
 /// Replies in one REPLIES frame.
 pub const REPLIES_MAX: usize = 4096;
+/// Messages in one page of the history.
+pub const HISTORY_PAGE_MAX: usize = 1000;
 /// Largest HTTP request head of a WebSocket handshake.
 pub const WS_HANDSHAKE_BYTES_MAX: usize = 8 * 1024;
 /// Headers in a WebSocket handshake.
@@ -38,6 +40,11 @@ pub const WS_CONTROL_BYTES_MAX: usize = 125;
 /// Largest WebSocket message from a client: several frames of ours fit.
 pub const WS_MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
+const _: () = assert!(
+    crate::server::PAST_OVERHEAD_BYTES - FRAME_HEADER_BYTES <= MESSAGE_HEAD_BYTES_MAX,
+    "a message of the history, which has the most fixed fields, fits one frame"
+);
+const _: () = assert!(HISTORY_PAGE_MAX <= u16::MAX as usize, "a request can ask for a whole page");
 const _: () = assert!(TOKEN_BYTES_MAX + MESSAGE_HEAD_BYTES_MAX < CLIENT_BODY_BYTES_MAX);
 const _: () = assert!(
     PAYLOAD_BYTES_MAX + MESSAGE_HEAD_BYTES_MAX + MULTICAST_USERS_MAX * 8 <= UPSTREAM_BODY_BYTES_MAX,

@@ -10,6 +10,26 @@ pub const CLASSES: usize = 4;
 
 /// Bytes of a `Message` frame in front of its payload, the frame header included.
 pub const MESSAGE_OVERHEAD_BYTES: usize = FRAME_HEADER_BYTES + 16;
+/// Bytes of a `Combo` frame in front of its payload, the frame header included.
+pub const COMBO_OVERHEAD_BYTES: usize = FRAME_HEADER_BYTES + 45;
+/// Bytes of a `State` or `Snapshot` frame in front of its payload, the frame header included.
+pub const STATE_OVERHEAD_BYTES: usize = FRAME_HEADER_BYTES + 24;
+/// Bytes of a `Past` frame in front of its payload, the frame header included.
+pub const PAST_OVERHEAD_BYTES: usize = FRAME_HEADER_BYTES + 62;
+
+/// Bit of `Combo::flags`: the run has ended.
+pub const COMBO_FINAL: u8 = 1;
+/// Bit of `Direct::flags`: the client must `Ack` it.
+pub const DIRECT_ACK: u8 = 1;
+/// Bit of `Direct::flags`: it was sent before, so the client may have it already.
+pub const DIRECT_REPEAT: u8 = 2;
+
+/// `Past::frame` of what was sent as `Message`.
+pub const PAST_MESSAGE: u8 = 66;
+/// `Past::frame` of what was sent as `Combo`.
+pub const PAST_COMBO: u8 = 74;
+/// `Past::frame` of what was sent as `State`.
+pub const PAST_STATE: u8 = 75;
 
 code! {
     /// How a request ended.
@@ -20,7 +40,8 @@ code! {
         Ok = 0,
         /// It was done before: the idempotency key was seen.
         Duplicate = 1,
-        /// The category's limit is reached; try again later.
+        /// The category's limit is reached; `seq` says in how many milliseconds another try
+        /// stands a chance.
         Limited = 2,
         /// The gateway is too busy; try again later.
         Overloaded = 3,
@@ -46,6 +67,14 @@ code! {
         Expired = 13,
         /// The upstream refused; the payload says why.
         Refused = 14,
+        /// It is part of a message that goes out later, or went out.
+        Merged = 15,
+        /// The user may not speak here for now.
+        Muted = 16,
+        /// The history cannot take it, now or at all; nothing was published.
+        Unstored = 17,
+        /// The user has no connection; it waits in the inbox.
+        Kept = 18,
     }
 }
 
@@ -82,6 +111,8 @@ code! {
         Socket = 13,
         /// The peer sends more than it may.
         RateLimited = 14,
+        /// The user is banned.
+        Banned = 15,
     }
 }
 
@@ -163,20 +194,22 @@ messages! {
             request: u32,
             /// How it ended.
             code: Code,
-            /// The sequence number that a published message got, else 0.
+            /// The sequence number that a published message got, also for `Duplicate`; with
+            /// `Limited`, in how many milliseconds another try stands a chance; with `Merged`, 0;
+            /// else 0.
             seq: u64,
             /// What the upstream answered.
             payload: Tail<'a>,
         }
         /// A message for the user.
         70 => Direct {
-            /// Its place in the user's inbox; 0 when it has none.
+            /// Its place in the user's inbox, one more than the one before; 0 when it has none.
             inbox_seq: u64,
             /// Where it is shown.
             category: u16,
             /// The application's own type.
             kind: u16,
-            /// Bit 0: the client must `Ack` it.
+            /// `DIRECT_ACK` and `DIRECT_REPEAT`.
             flags: u8,
             /// The message.
             payload: Tail<'a>,
@@ -202,5 +235,144 @@ messages! {
             /// From the `Ping`.
             nonce: u64,
         }
+        /// Gifts that one sender has given one after the other. Numbered like `Message`.
+        74 => Combo {
+            /// The room.
+            alias: u32,
+            /// One more than the numbered frame before it.
+            seq: u64,
+            /// Where it is shown.
+            category: u16,
+            /// The application's own type.
+            kind: u16,
+            /// `COMBO_FINAL`.
+            flags: u8,
+            /// The user who gives.
+            sender: u64,
+            /// The gift: with `category` and `sender` it names the run.
+            key: u64,
+            /// How many this frame adds.
+            count: u32,
+            /// How many the run has so far, these included.
+            total: u64,
+            /// The message.
+            payload: Tail<'a>,
+        }
+        /// The latest value of a key; values in between may have been left out. An empty one takes
+        /// the key away. Numbered like `Message`.
+        75 => State {
+            /// The room.
+            alias: u32,
+            /// One more than the numbered frame before it.
+            seq: u64,
+            /// Where it is shown.
+            category: u16,
+            /// The application's own type.
+            kind: u16,
+            /// What it is the value of, within the category.
+            key: u64,
+            /// The value.
+            payload: Tail<'a>,
+        }
+        /// The present value of a key, for somebody who cannot have followed it. Not numbered.
+        76 => Snapshot {
+            /// The room.
+            alias: u32,
+            /// The message as of which it is the value.
+            seq: u64,
+            /// Where it is shown.
+            category: u16,
+            /// The application's own type.
+            kind: u16,
+            /// What it is the value of, within the category.
+            key: u64,
+            /// The value.
+            payload: Tail<'a>,
+        }
+        /// One message of the history, as it was. Not numbered among the room's frames.
+        77 => Past {
+            /// The `History` that asked for it.
+            request: u32,
+            /// The epoch in which `seq` counts.
+            epoch: u64,
+            /// Its number.
+            seq: u64,
+            /// When the room said it: Unix time in milliseconds.
+            time_ms: u64,
+            /// The kind that it was sent as: `PAST_MESSAGE`, `PAST_COMBO` or `PAST_STATE`.
+            /// Fields which that frame lacks are 0.
+            frame: u8,
+            /// Where it is shown.
+            category: u16,
+            /// The application's own type.
+            kind: u16,
+            /// Of a `Combo`.
+            flags: u8,
+            /// Of a `Combo`.
+            sender: u64,
+            /// Of a `Combo` or a `State`.
+            key: u64,
+            /// Of a `Combo`.
+            count: u32,
+            /// Of a `Combo`.
+            total: u64,
+            /// The message.
+            payload: Tail<'a>,
+        }
+        /// Ends a page of the history.
+        78 => PastEnd {
+            /// The `History` that it answers.
+            request: u32,
+            /// How it ended.
+            code: Code,
+            /// The room's epoch now.
+            epoch: u64,
+            /// The number of that epoch from which on nothing is missing.
+            oldest: u64,
+            /// The newest number of that epoch.
+            head: u64,
+            /// The epoch in which the next page begins; 0: there is no more.
+            next_epoch: u64,
+            /// The number at which the next page begins.
+            next: u64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(frame: ServerFrame<'_>, overhead_bytes: usize, past: Option<u8>) {
+        let bytes = frame.to_vec();
+        assert_eq!(bytes.len(), overhead_bytes, "{}", frame.name());
+        if let Some(kind) = past {
+            assert_eq!(bytes[4], kind, "{}", frame.name());
+        }
+    }
+
+    #[test]
+    fn overheads_and_kinds_are_those_of_the_encodings() {
+        let (alias, seq, category, kind) = (1, 2, 3, 4);
+        let (flags, sender, key, count, total) = (COMBO_FINAL, 5, 6, 7, 8);
+        let (request, epoch, time_ms, frame) = (9, 10, 11, PAST_COMBO);
+        let payload = Tail(&[]);
+        let message = ServerFrame::Message { alias, seq, category, kind, payload };
+        check(message, MESSAGE_OVERHEAD_BYTES, Some(PAST_MESSAGE));
+        #[rustfmt::skip]
+        let combo = ServerFrame::Combo {
+            alias, seq, category, kind, flags, sender, key, count, total, payload,
+        };
+        check(combo, COMBO_OVERHEAD_BYTES, Some(PAST_COMBO));
+        let state = ServerFrame::State { alias, seq, category, kind, key, payload };
+        check(state, STATE_OVERHEAD_BYTES, Some(PAST_STATE));
+        let snapshot = ServerFrame::Snapshot { alias, seq, category, kind, key, payload };
+        check(snapshot, STATE_OVERHEAD_BYTES, None);
+        #[rustfmt::skip]
+        let past = ServerFrame::Past {
+            request, epoch, seq, time_ms, frame, category, kind, flags, sender, key, count, total,
+            payload,
+        };
+        check(past, PAST_OVERHEAD_BYTES, None);
     }
 }

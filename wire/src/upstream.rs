@@ -8,6 +8,9 @@ use crate::server::{CloseReason, Code};
 /// Bytes of one `PublishReply`.
 pub const PUBLISH_REPLY_BYTES: usize = 14;
 
+/// `seconds` of a `Mute` or `Ban` that does not end by itself.
+pub const SECONDS_FOREVER: u32 = u32::MAX;
+
 /// Bits of `Subscribe::events`.
 pub mod events {
     /// A client said HELLO.
@@ -18,8 +21,10 @@ pub mod events {
     pub const JOIN: u16 = 4;
     /// A client stopped being a member.
     pub const LEAVE: u16 = 8;
+    /// The word list has flagged a client's message and let it pass; comes as `Flagged`.
+    pub const FLAGGED: u16 = 16;
     /// All of them.
-    pub const ALL: u16 = CONNECT | DISCONNECT | JOIN | LEAVE;
+    pub const ALL: u16 = CONNECT | DISCONNECT | JOIN | LEAVE | FLAGGED;
 }
 
 code! {
@@ -28,10 +33,12 @@ code! {
     pub enum AckMode: u8 {
         /// Never. It still counts against the credits until it is handled.
         None = 0,
-        /// When the home has admitted and sequenced it, in memory.
+        /// When the room's home has admitted and sequenced it, in memory: it survives everything
+        /// but the end of the process.
         #[default]
         Accepted = 1,
-        /// When it is in the history log, flushed by the stated policy.
+        /// When it is on disk: written and synced (fdatasync) with everything that the room said
+        /// before it. True after kill -9, and after a power cut as far as the disk keeps its word.
         Stored = 2,
     }
 }
@@ -78,6 +85,8 @@ record! {
         /// How it ended.
         code: Code,
         /// Room: the sequence number. User, users and app: the connections it was handed to.
+        /// With `Limited`: in how many milliseconds another try stands a chance. With `Merged`:
+        /// 0 while it waits; with `AckMode::Stored`, the number of the message that carried it.
         seq: u64,
     }
 }
@@ -163,6 +172,58 @@ messages! {
             /// Comes back in the `Pong`.
             nonce: u64,
         }
+        /// To the members of a room, on behalf of a user: that user's mutes and quotas apply.
+        137 => PublishFrom {
+            /// About the message. Where combos are merged, `merge_key` is the gift.
+            head: PublishHead,
+            /// The room.
+            room: u64,
+            /// The user. Where combos are merged, with the gift it names the run.
+            sender: u64,
+            /// How many it adds to the run; 0 is taken as 1.
+            count: u32,
+            /// The message.
+            payload: Tail<'a>,
+        }
+        /// Lets a user speak no more for a while.
+        138 => Mute {
+            /// Comes back in the reply.
+            request: u32,
+            /// The user.
+            user: u64,
+            /// The room; 0: the whole app.
+            room: u64,
+            /// How long; 0 lifts it, `SECONDS_FOREVER` never ends.
+            seconds: u32,
+        }
+        /// Closes every connection of a user with `Banned`, and refuses new ones for a while.
+        139 => Ban {
+            /// Comes back in the reply.
+            request: u32,
+            /// The user.
+            user: u64,
+            /// As in `Mute`.
+            seconds: u32,
+            /// For the client to show.
+            text: Text<'a>,
+        }
+        /// Asks for messages of any room of the app, as they were; answered by up to `count`
+        /// `Past` and then one `PastEnd`, which gives the credit back.
+        140 => History {
+            /// Comes back in every frame of the answer.
+            request: u32,
+            /// The room.
+            room: u64,
+            /// The epoch in which `from` counts; 0: begin by time.
+            epoch: u64,
+            /// The first number that is wanted; without an epoch it means nothing.
+            from: u64,
+            /// Without an epoch: begin with the first message at or after this Unix time in
+            /// milliseconds; 0: with the oldest that there is.
+            since_ms: u64,
+            /// Messages wanted at most; more than `limits::HISTORY_PAGE_MAX` is taken as that.
+            count: u16,
+        }
     }
 }
 
@@ -239,6 +300,71 @@ messages! {
             reason: CloseReason,
             /// For a person to read.
             text: Text<'a>,
+        }
+        /// One message of the history, as it was. Not numbered among the room's frames.
+        199 => Past {
+            /// The `History` that asked for it.
+            request: u32,
+            /// The epoch in which `seq` counts.
+            epoch: u64,
+            /// Its number.
+            seq: u64,
+            /// When the room said it: Unix time in milliseconds.
+            time_ms: u64,
+            /// The kind that it was sent as: `server::PAST_MESSAGE`, `PAST_COMBO` or
+            /// `PAST_STATE`. Fields which that frame lacks are 0.
+            frame: u8,
+            /// Where it is shown.
+            category: u16,
+            /// The application's own type.
+            kind: u16,
+            /// Of a `Combo`.
+            flags: u8,
+            /// Of a `Combo`.
+            sender: u64,
+            /// Of a `Combo` or a `State`.
+            key: u64,
+            /// Of a `Combo`.
+            count: u32,
+            /// Of a `Combo`.
+            total: u64,
+            /// The message.
+            payload: Tail<'a>,
+        }
+        /// Ends a page of the history and gives back the credit.
+        200 => PastEnd {
+            /// The `History` that it answers.
+            request: u32,
+            /// How it ended.
+            code: Code,
+            /// The room's epoch now.
+            epoch: u64,
+            /// The number of that epoch from which on nothing is missing.
+            oldest: u64,
+            /// The newest number of that epoch.
+            head: u64,
+            /// The epoch in which the next page begins; 0: there is no more.
+            next_epoch: u64,
+            /// The number at which the next page begins.
+            next: u64,
+        }
+        /// A client's message that the word list has flagged and let pass. To subscribers with
+        /// the bit `events::FLAGGED`.
+        201 => Flagged {
+            /// Names the connection.
+            connection: u64,
+            /// The user.
+            user: u64,
+            /// The room; 0 for an uplink.
+            room: u64,
+            /// The channel of an uplink, else 0.
+            channel: u16,
+            /// Where it is shown; 0 for an uplink.
+            category: u16,
+            /// The application's own type.
+            kind: u16,
+            /// The message.
+            payload: Tail<'a>,
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Properties of every message and every stream, on inputs that nobody chose.
 
 use barrage_wire::frame::split;
-use barrage_wire::fuzz::{self, Direction, Source, put_message};
+use barrage_wire::fuzz::{self, Direction, Part, Source, put_message};
+use barrage_wire::limits::MESSAGE_HEAD_BYTES_MAX;
 use barrage_wire::ws::apply_mask;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -134,5 +135,17 @@ fn the_schema_has_every_message_of_the_code() {
         let code: Vec<u8> = direction.kinds().iter().map(|(kind, _)| *kind).collect();
         let schema: Vec<u8> = direction.schema().iter().map(|(kind, _)| *kind).collect();
         assert_eq!(code, schema, "{direction:?}");
+    }
+}
+
+#[test]
+fn the_largest_payload_fits_behind_the_fixed_fields_of_every_message() {
+    for (kind, parts) in Direction::ALL.iter().flat_map(|direction| direction.schema()) {
+        let fixed = parts.iter().map(|part| match part {
+            Part::Any(bytes) | Part::Code(bytes, ..) => *bytes,
+            Part::Text(_) | Part::List(..) | Part::Tail => 0,
+        });
+        let bytes: usize = fixed.sum();
+        assert!(bytes <= MESSAGE_HEAD_BYTES_MAX, "kind {kind}: {bytes} bytes");
     }
 }

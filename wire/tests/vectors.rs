@@ -15,6 +15,9 @@ use std::path::Path;
 
 use barrage_wire::fuzz::Direction;
 use barrage_wire::limits;
+use barrage_wire::server::{COMBO_FINAL, DIRECT_ACK, DIRECT_REPEAT};
+use barrage_wire::server::{PAST_COMBO, PAST_MESSAGE, PAST_STATE};
+use barrage_wire::upstream::{SECONDS_FOREVER, events};
 use serde_json::Value;
 use vectors::json::document;
 use vectors::{handshakes, messages, refused};
@@ -105,8 +108,35 @@ fn protocol_md_has_every_limit() {
     }
     check!(PAYLOAD_BYTES_MAX CLIENT_BODY_BYTES_MAX SERVER_BODY_BYTES_MAX UPSTREAM_BODY_BYTES_MAX);
     check!(MULTICAST_USERS_MAX TOKEN_BYTES_MAX TEXT_BYTES_MAX RESUME_CURSORS_MAX);
-    check!(REDIRECT_ADDRESSES_MAX SUBSCRIBE_CHANNELS_MAX REPLIES_MAX WS_HANDSHAKE_BYTES_MAX);
-    check!(WS_HANDSHAKE_HEADERS_MAX WS_CONTROL_BYTES_MAX WS_MESSAGE_BYTES_MAX);
+    check!(REDIRECT_ADDRESSES_MAX SUBSCRIBE_CHANNELS_MAX REPLIES_MAX HISTORY_PAGE_MAX);
+    check!(WS_HANDSHAKE_BYTES_MAX WS_HANDSHAKE_HEADERS_MAX);
+    check!(WS_CONTROL_BYTES_MAX WS_MESSAGE_BYTES_MAX);
+}
+
+#[test]
+fn protocol_md_has_every_bit_and_special_number() {
+    let text = include_str!("../PROTOCOL.md");
+    let bit = u8::trailing_zeros;
+    let (ack, repeat) = (bit(DIRECT_ACK), bit(DIRECT_REPEAT));
+    let rows = [
+        format!("| `flags` | `u8` | bit {}: final, ", bit(COMBO_FINAL)),
+        format!(
+            "| `flags` | `u8` | bit {ack}: the client must `Ack` it; bit {repeat}: it was sent"
+        ),
+        format!("{PAST_MESSAGE} `Message`, {PAST_COMBO} `Combo`, {PAST_STATE} `State` |"),
+        format!("0: lifts it; {SECONDS_FOREVER}: for ever |"),
+        format!(
+            "| bits: {} connect, {} disconnect, {} join, {} leave, {} flagged |",
+            events::CONNECT,
+            events::DISCONNECT,
+            events::JOIN,
+            events::LEAVE,
+            events::FLAGGED,
+        ),
+    ];
+    for row in rows {
+        assert!(text.contains(&row), "{row}");
+    }
 }
 
 #[test]

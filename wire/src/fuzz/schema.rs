@@ -82,10 +82,17 @@ use Part::{Any, Code, List, Tail, Text};
 
 const NAME: Part = Text(TEXT_BYTES_MAX);
 const TOKEN: Part = Text(TOKEN_BYTES_MAX);
-const RESULT: Part = Code(2, 0, 14);
-const REASON: Part = Code(2, 0, 14);
+const RESULT: Part = Code(2, 0, 18);
+const REASON: Part = Code(2, 0, 15);
 /// Request; acknowledgement; category, kind, time to live, merge key, idempotency key.
 const HEAD: [Part; 3] = [Any(4), Code(1, 0, 2), Any(2 + 2 + 4 + 8 + 16)];
+
+/// Request, room, epoch, number, time, count.
+const HISTORY: Part = Any(4 + 8 + 8 + 8 + 8 + 2);
+/// Request, epoch, number, time; frame, category, kind, flags; sender, key, count, total.
+const PAST: Part = Any(4 + 8 + 8 + 8 + 1 + 2 + 2 + 1 + 8 + 8 + 4 + 8);
+/// Epoch, oldest, head; where the next page begins.
+const PAST_END: Part = Any(8 + 8 + 8 + 8 + 8);
 
 const CLIENT: &[(u8, &[Part])] = &[
     (1, &[Any(2 + 4 + 8), Code(1, 0, 5), List(&[Any(24)], RESUME_CURSORS_MAX), TOKEN]),
@@ -95,6 +102,7 @@ const CLIENT: &[(u8, &[Part])] = &[
     (5, &[Any(4 + 2 + 2), Tail]),
     (6, &[Any(8)]),
     (7, &[Any(8)]),
+    (8, &[HISTORY]),
 ];
 
 const SERVER: &[(u8, &[Part])] = &[
@@ -108,6 +116,11 @@ const SERVER: &[(u8, &[Part])] = &[
     (71, &[Any(4), List(&[NAME], REDIRECT_ADDRESSES_MAX)]),
     (72, &[REASON, Any(4), NAME]),
     (73, &[Any(8)]),
+    (74, &[Any(4 + 8 + 2 + 2 + 1 + 8 + 8 + 4 + 8), Tail]),
+    (75, &[Any(4 + 8 + 2 + 2 + 8), Tail]),
+    (76, &[Any(4 + 8 + 2 + 2 + 8), Tail]),
+    (77, &[PAST, Tail]),
+    (78, &[Any(4), RESULT, PAST_END]),
 ];
 
 const UPSTREAM: &[(u8, &[Part])] = &[
@@ -120,6 +133,10 @@ const UPSTREAM: &[(u8, &[Part])] = &[
     (134, &[Any(16), RESULT, Tail]),
     (135, &[Any(4 + 8), NAME]),
     (136, &[Any(8)]),
+    (137, &[HEAD[0], HEAD[1], HEAD[2], Any(8 + 8 + 4), Tail]),
+    (138, &[Any(4 + 8 + 8 + 4)]),
+    (139, &[Any(4 + 8 + 4), NAME]),
+    (140, &[HISTORY]),
 ];
 
 const GATEWAY: &[(u8, &[Part])] = &[
@@ -130,6 +147,9 @@ const GATEWAY: &[(u8, &[Part])] = &[
     (196, &[Any(8 + 8)]),
     (197, &[Any(8)]),
     (198, &[REASON, NAME]),
+    (199, &[PAST, Tail]),
+    (200, &[Any(4), RESULT, PAST_END]),
+    (201, &[Any(8 + 8 + 8 + 2 + 2 + 2), Tail]),
 ];
 
 /// Appends a frame that is right, chosen by `source`.

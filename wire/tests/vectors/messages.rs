@@ -5,8 +5,12 @@ use barrage_wire::client::{Cursor, Platform};
 use barrage_wire::codec::DecodeError;
 use barrage_wire::frame::{RawFrame, split};
 use barrage_wire::fuzz::Direction;
-use barrage_wire::server::{CloseReason, Code};
-use barrage_wire::upstream::{AckMode, EventKind, PublishHead, PublishReply, events};
+use barrage_wire::server::{
+    COMBO_FINAL, CloseReason, Code, DIRECT_ACK, DIRECT_REPEAT, PAST_COMBO, PAST_MESSAGE, PAST_STATE,
+};
+use barrage_wire::upstream::{
+    AckMode, EventKind, PublishHead, PublishReply, SECONDS_FOREVER, events,
+};
 use barrage_wire::{ClientFrame, GatewayFrame, List, ServerFrame, Tail, Text, UpstreamFrame};
 use serde_json::{Value, json};
 
@@ -86,6 +90,7 @@ vector!(client_vector, ClientFrame, Direction::Client, {
     Uplink { request, channel, kind, payload }
     Ack { inbox_seq }
     Ping { nonce }
+    History { request, room, epoch, from, since_ms, count }
 });
 
 vector!(server_vector, ServerFrame, Direction::Server, {
@@ -99,6 +104,14 @@ vector!(server_vector, ServerFrame, Direction::Server, {
     Redirect { delay_ms, addresses }
     Close { reason, retry_after_ms, text }
     Pong { nonce }
+    Combo { alias, seq, category, kind, flags, sender, key, count, total, payload }
+    State { alias, seq, category, kind, key, payload }
+    Snapshot { alias, seq, category, kind, key, payload }
+    Past {
+        request, epoch, seq, time_ms, frame, category, kind, flags, sender, key, count, total,
+        payload
+    }
+    PastEnd { request, code, epoch, oldest, head, next_epoch, next }
 });
 
 vector!(upstream_vector, UpstreamFrame, Direction::Upstream, {
@@ -111,6 +124,10 @@ vector!(upstream_vector, UpstreamFrame, Direction::Upstream, {
     UplinkReply { ticket, code, payload }
     Kick { request, user, text }
     Ping { nonce }
+    PublishFrom { head, room, sender, count, payload }
+    Mute { request, user, room, seconds }
+    Ban { request, user, seconds, text }
+    History { request, room, epoch, from, since_ms, count }
 });
 
 vector!(gateway_vector, GatewayFrame, Direction::Gateway, {
@@ -121,6 +138,12 @@ vector!(gateway_vector, GatewayFrame, Direction::Gateway, {
     Lost { events, uplinks }
     Pong { nonce }
     Close { reason, text }
+    Past {
+        request, epoch, seq, time_ms, frame, category, kind, flags, sender, key, count, total,
+        payload
+    }
+    PastEnd { request, code, epoch, oldest, head, next_epoch, next }
+    Flagged { connection, user, room, channel, category, kind, payload }
 });
 
 /// Over 2^53, so that an SDK that keeps it in a double fails.
@@ -148,9 +171,33 @@ const QUIET: PublishHead = PublishHead {
 };
 const STORED: PublishHead = PublishHead { ack: AckMode::Stored, ..HEAD };
 const CHAT: Tail<'static> = Tail("弹幕".as_bytes());
+/// In July 2025.
+const NOW_MS: u64 = 1_753_000_000_123;
 /// 2001:db8::1 and 192.0.2.1 mapped into IPv6.
 const ADDRESS_6: u128 = 0x2001_0db8_0000_0000_0000_0000_0000_0001;
 const ADDRESS_4: u128 = 0xffff_c000_0201;
+
+/// A message of the history; clients and services get the same fields.
+macro_rules! past {
+    ($enum:ident, $seq:expr, $frame:expr, $flags:expr, $sender:expr, $key:expr, $count:expr,
+        $total:expr) => {
+        $enum::Past {
+            request: 7,
+            epoch: EPOCH,
+            seq: $seq,
+            time_ms: NOW_MS,
+            frame: $frame,
+            category: 3,
+            kind: 1001,
+            flags: $flags,
+            sender: $sender,
+            key: $key,
+            count: $count,
+            total: $total,
+            payload: CHAT,
+        }
+    };
+}
 
 fn client() -> Vec<ClientFrame<'static>> {
     vec![
@@ -178,6 +225,22 @@ fn client() -> Vec<ClientFrame<'static>> {
         ClientFrame::Uplink { request: 6, channel: 9, kind: 77, payload: Tail(&[0, 255, 10]) },
         ClientFrame::Ack { inbox_seq: ROOM },
         ClientFrame::Ping { nonce: 0x1122_3344_5566_7788 },
+        ClientFrame::History {
+            request: 7,
+            room: ROOM,
+            epoch: EPOCH,
+            from: 42,
+            since_ms: 0,
+            count: 50,
+        },
+        ClientFrame::History {
+            request: 8,
+            room: 7,
+            epoch: 0,
+            from: 0,
+            since_ms: NOW_MS,
+            count: 1_000,
+        },
     ]
 }
 
@@ -216,7 +279,59 @@ fn server() -> Vec<ServerFrame<'static>> {
             text: Text("读得太慢"),
         },
         ServerFrame::Pong { nonce: 0x1122_3344_5566_7788 },
+        ServerFrame::Reply { request: 5, code: Code::Limited, seq: 1_500, payload: Tail(&[]) },
+        ServerFrame::Reply { request: 5, code: Code::Muted, seq: 0, payload: Tail(&[]) },
+        ServerFrame::Direct {
+            inbox_seq: ROOM,
+            category: 2,
+            kind: 5,
+            flags: DIRECT_ACK | DIRECT_REPEAT,
+            payload: CHAT,
+        },
+        ServerFrame::Close { reason: CloseReason::Banned, retry_after_ms: 0, text: Text("banned") },
+        combo(43, 0, 5, 5),
+        combo(44, COMBO_FINAL, 2, 7),
+        ServerFrame::State { alias: 2, seq: 45, category: 6, kind: 30, key: 9, payload: CHAT },
+        ServerFrame::State { alias: 2, seq: 46, category: 6, kind: 30, key: 9, payload: Tail(&[]) },
+        ServerFrame::Snapshot { alias: 2, seq: 45, category: 6, kind: 30, key: 9, payload: CHAT },
+        past!(ServerFrame, 42, PAST_MESSAGE, 0, 0, 0, 0, 0),
+        past!(ServerFrame, 44, PAST_COMBO, COMBO_FINAL, 1001, 0xfeed, 2, 7),
+        past!(ServerFrame, 45, PAST_STATE, 0, 0, 9, 0, 0),
+        ServerFrame::PastEnd {
+            request: 7,
+            code: Code::Ok,
+            epoch: EPOCH + 1,
+            oldest: 1,
+            head: 90,
+            next_epoch: EPOCH,
+            next: 46,
+        },
+        ServerFrame::PastEnd {
+            request: 8,
+            code: Code::NotMember,
+            epoch: 0,
+            oldest: 0,
+            head: 0,
+            next_epoch: 0,
+            next: 0,
+        },
     ]
+}
+
+/// A run of one gift: first some, then the rest of it.
+fn combo(seq: u64, flags: u8, count: u32, total: u64) -> ServerFrame<'static> {
+    ServerFrame::Combo {
+        alias: 2,
+        seq,
+        category: 3,
+        kind: 1001,
+        flags,
+        sender: 1001,
+        key: 0xfeed,
+        count,
+        total,
+        payload: Tail(b"rose"),
+    }
 }
 
 fn upstream() -> Vec<UpstreamFrame<'static>> {
@@ -233,10 +348,11 @@ fn upstream() -> Vec<UpstreamFrame<'static>> {
         },
         UpstreamFrame::PublishApp { head: HEAD, payload: CHAT },
         UpstreamFrame::Subscribe {
-            events: events::ALL,
+            events: events::CONNECT | events::DISCONNECT | events::JOIN | events::LEAVE,
             group: Text("moderation"),
             channels: List::new(&[1, 9, 65_535]),
         },
+        UpstreamFrame::Subscribe { events: events::ALL, group: Text(""), channels: List::new(&[]) },
         UpstreamFrame::UplinkReply {
             ticket: HEAD.idempotency_key,
             code: Code::Ok,
@@ -244,6 +360,36 @@ fn upstream() -> Vec<UpstreamFrame<'static>> {
         },
         UpstreamFrame::Kick { request: 12, user: 1001, text: Text("banned") },
         UpstreamFrame::Ping { nonce: 1 },
+        UpstreamFrame::PublishFrom {
+            head: HEAD,
+            room: ROOM,
+            sender: 1001,
+            count: 5,
+            payload: Tail(b"rose"),
+        },
+        UpstreamFrame::PublishFrom {
+            head: QUIET,
+            room: 7,
+            sender: u64::MAX,
+            count: 0,
+            payload: Tail(&[]),
+        },
+        UpstreamFrame::Mute { request: 13, user: 1001, room: ROOM, seconds: 600 },
+        UpstreamFrame::Mute { request: 14, user: 1001, room: 0, seconds: 0 },
+        UpstreamFrame::Ban {
+            request: 15,
+            user: 1001,
+            seconds: SECONDS_FOREVER,
+            text: Text("再见"),
+        },
+        UpstreamFrame::History {
+            request: 16,
+            room: ROOM,
+            epoch: EPOCH,
+            from: 42,
+            since_ms: 0,
+            count: 1_000,
+        },
     ]
 }
 
@@ -252,6 +398,12 @@ fn gateway() -> Vec<GatewayFrame<'static>> {
         PublishReply { request: 11, code: Code::Ok, seq: 42 },
         PublishReply { request: 12, code: Code::Duplicate, seq: 42 },
         PublishReply { request: 13, code: Code::Unsupported, seq: 0 },
+    ];
+    const LATER: &[PublishReply] = &[
+        PublishReply { request: 17, code: Code::Merged, seq: 43 },
+        PublishReply { request: 18, code: Code::Limited, seq: 1_500 },
+        PublishReply { request: 19, code: Code::Unstored, seq: 0 },
+        PublishReply { request: 20, code: Code::Kept, seq: 0 },
     ];
     vec![
         GatewayFrame::Welcome { version: 1, heartbeat_s: 120, credits: 16_384 },
@@ -290,5 +442,34 @@ fn gateway() -> Vec<GatewayFrame<'static>> {
         GatewayFrame::Lost { events: 3, uplinks: 1 },
         GatewayFrame::Pong { nonce: 1 },
         GatewayFrame::Close { reason: CloseReason::Credits, text: Text("too many unanswered") },
+        GatewayFrame::Replies { replies: List::new(LATER), silent: 0 },
+        past!(GatewayFrame, 44, PAST_COMBO, COMBO_FINAL, 1001, 0xfeed, 2, 7),
+        GatewayFrame::PastEnd {
+            request: 16,
+            code: Code::Ok,
+            epoch: EPOCH,
+            oldest: 1,
+            head: 44,
+            next_epoch: 0,
+            next: 0,
+        },
+        GatewayFrame::Flagged {
+            connection: EPOCH,
+            user: 1001,
+            room: ROOM,
+            channel: 0,
+            category: 4,
+            kind: 1001,
+            payload: CHAT,
+        },
+        GatewayFrame::Flagged {
+            connection: EPOCH,
+            user: 1001,
+            room: 0,
+            channel: 9,
+            category: 0,
+            kind: 77,
+            payload: CHAT,
+        },
     ]
 }

@@ -33,6 +33,7 @@ pub fn frames() -> Vec<Value> {
     };
     let header = |length: u32, kind: u8| [&length.to_le_bytes()[..], &[kind, 0, 0, 0]].concat();
     let client = Direction::Client;
+    let past_end = |code: u8| [&header(46, 78)[..], &[0, 0, 0, 0, code], &[0; 41]].concat();
     let redirect = [&header(6, 71)[..], &[0, 0, 0, 0, 5, 0]].concat();
     // Of the HELLO: its platform is at 22, the count of cursors at 23, the token at 25.
     vec![
@@ -67,6 +68,14 @@ pub fn frames() -> Vec<Value> {
         ),
         frame("a token that is not UTF-8", client, with(27, &[0xff]), "NotUtf8"),
         frame("a platform without meaning", client, with(22, &[6]), "BadValue"),
+        frame("half a count", client, [header(37, 8), vec![0; 37]].concat(), "Truncated"),
+        frame(
+            "a payload of the history of 16385 bytes",
+            Direction::Server,
+            [header(16_447, 77), vec![0; 16_447]].concat(),
+            "TooMany",
+        ),
+        frame("a code without meaning", Direction::Server, past_end(19), "BadValue"),
     ]
 }
 
