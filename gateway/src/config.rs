@@ -20,6 +20,9 @@ pub struct Flags {
     /// A TOML file with the same names as the long options (`cores = "0-1"`); options win over it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Print the built-in policy as a commented file to begin with, and end
+    #[arg(long)]
+    pub print_policy: bool,
     #[command(flatten)]
     pub settings: Settings,
 }
@@ -43,10 +46,12 @@ pub struct Settings {
     /// Where /healthz and /metrics are served [default: 127.0.0.1:7403]
     #[arg(long, value_name = "ADDR")]
     pub http: Option<SocketAddr>,
-    /// Where history is stored; this version keeps it in memory and takes only `none`
+    /// The directory of the durable history, inboxes, bans and mutes, which is made when it is not
+    /// there; `none` keeps everything in memory [default: none]
     #[arg(long, value_name = "DIR|none")]
     pub data: Option<String>,
-    /// A policy file; this version has a built-in policy and takes none
+    /// A TOML file with categories, limits, quotas and word lists; SIGHUP or POST /policy/reload
+    /// reads it again [default: built in; --print-policy shows it]
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
     /// Connections of all cores together; each core takes an equal part [default: 2000000]
@@ -91,6 +96,10 @@ pub struct Config {
     pub pace_percent: u32,
     pub frames_per_send: u16,
     pub log: LogFormat,
+    /// None: nothing outlives the process.
+    pub data: Option<PathBuf>,
+    /// None: the built-in policy.
+    pub policy: Option<PathBuf>,
 }
 
 impl Config {
@@ -109,18 +118,11 @@ impl Config {
     }
 
     fn check(settings: Settings) -> Result<Self> {
-        if let Some(data) = settings.data.filter(|data| data != "none") {
-            bail!(
-                "--data {data}: this version keeps history in memory only; leave the option out, \
-                 or say `--data none`"
-            );
-        }
-        if let Some(policy) = settings.policy {
-            bail!(
-                "--policy {}: this version has a built-in policy only; leave the option out",
-                policy.display()
-            );
-        }
+        let data = settings.data.filter(|data| data != "none").map(PathBuf::from);
+        ensure!(
+            data.as_ref().is_none_or(|data| !data.as_os_str().is_empty()),
+            "--data: say a directory, or `none`"
+        );
         let online = barrage_sys::cores_online();
         let cores = settings.cores.map_or_else(|| online.clone(), |cores| cores.0);
         if let Some(missing) = cores.iter().find(|core| !online.contains(core)) {
@@ -140,6 +142,8 @@ impl Config {
             pace_percent: (settings.pace.map_or(Ok(1.0), in_share)? * 100.0).round() as u32,
             frames_per_send: settings.frames_per_send.unwrap_or(u16::MAX),
             log: settings.log.unwrap_or(LogFormat::Human),
+            data,
+            policy: settings.policy,
         };
         ensure!(config.cores.len() <= SHARDS_MAX, "--cores: at most {SHARDS_MAX}");
         let connections = 1..=100_000_000;
@@ -304,7 +308,7 @@ mod tests {
         check("cores = \"4095\"", "core 4095");
         check("cores = \"3-1\"", "ends before it starts");
         check("pace = 2.0", "between 0.01 and 1.0");
-        check("data = \"/var/lib\"", "--data none");
+        check("data = \"\"", "say a directory");
         check("upstream = \"unix:\"", "a path must follow");
         check("tpc = \"127.0.0.1:1\"", "unknown field `tpc`");
         check("connections = 0", "between 1 and");

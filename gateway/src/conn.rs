@@ -78,6 +78,8 @@ pub enum Mark {
     Ready = 1,
     /// The wheel looks whether its unfinished frame is finished in time.
     FrameWatched = 2,
+    /// A page of history is on its way to it.
+    Paging = 4,
 }
 
 /// See the module. A million of these are held, so what is seldom there is behind a pointer.

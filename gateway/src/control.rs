@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::Router;
-use axum::extract::State;
+use axum::extract::State as Given;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{get, post};
+use barrage_store::{Keeper, State};
 use crossbeam_channel::TrySendError;
 use tokio::net::TcpListener;
 
 use crate::host::{Ask, Handle};
 use crate::metrics::{self, Metrics};
+use crate::rules::{NotReloaded, RulesInForce};
 
 /// How long a shard may take to answer; a step takes a millisecond or two.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
@@ -28,25 +30,47 @@ const ASK_AGAIN: Duration = Duration::from_millis(1);
 struct Pages {
     shards: Arc<[Handle]>,
     draining: Arc<AtomicBool>,
+    plane: Arc<Plane>,
 }
 
-/// Serves HTTP on `listener`. When `drain` completes, tells the shards to say goodbye; ends when they
-/// have ended.
+/// What the control thread has beside the shards.
+pub struct Plane {
+    /// The rules in force.
+    pub rules: RulesInForce,
+    /// The durable history, if there is one.
+    pub history: Option<Keeper>,
+}
+
+/// What signals ask for.
+pub enum Heard {
+    /// To end.
+    Stop,
+    /// To read the policy again.
+    Reload,
+}
+
+/// Serves HTTP on `listener` and does what signals ask for. When they ask to end, tells the shards to
+/// say goodbye; ends when they have ended.
 pub async fn run(
     listener: std::net::TcpListener,
     shards: Vec<Handle>,
-    drain: impl Future<Output = ()>,
+    plane: Arc<Plane>,
+    mut hear: impl AsyncFnMut() -> Heard,
     ended: impl Future<Output = ()>,
 ) -> Result<()> {
     listener.set_nonblocking(true).context("the HTTP listener")?;
     let listener = TcpListener::from_std(listener).context("the HTTP listener")?;
-    let pages = Pages { shards: shards.into(), draining: Arc::default() };
+    let pages = Pages { shards: shards.into(), draining: Arc::default(), plane };
     let router = Router::new()
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics_page))
+        .route("/policy/reload", post(reload_policy))
         .with_state(pages.clone());
     let shards_end = async {
-        drain.await;
+        while let Heard::Reload = hear().await {
+            // What is wrong with the file is in the log.
+            let _ = pages.plane.rules.reload(&pages.shards);
+        }
         pages.draining.store(true, Ordering::Relaxed);
         for shard in pages.shards.iter() {
             // A shard that is asked a lot looks soon; one that has ended need not be told.
@@ -62,24 +86,55 @@ pub async fn run(
     }
 }
 
-async fn healthz(State(pages): State<Pages>) -> impl IntoResponse {
+async fn healthz(Given(pages): Given<Pages>) -> impl IntoResponse {
     if pages.draining.load(Ordering::Relaxed) {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
     }
     let asked = pages.shards.len();
     let answered = ask_all(&pages.shards).await.len();
     if answered == asked {
-        (StatusCode::OK, "ok\n".to_owned())
+        let stats = pages.plane.history.as_ref().map(Keeper::stats);
+        (
+            StatusCode::OK,
+            match stats.map(|stats| stats.state) {
+                // It serves all the same: what is refused is what would have to be stored.
+                Some(State::Failing { why }) => format!("ok, but the history is failing: {why}\n"),
+                Some(State::Ok) | None => "ok\n".to_owned(),
+            },
+        )
     } else {
         let text = format!("{} of {asked} shards do not answer\n", asked - answered);
         (StatusCode::SERVICE_UNAVAILABLE, text)
     }
 }
 
-async fn metrics_page(State(pages): State<Pages>) -> impl IntoResponse {
+async fn metrics_page(Given(pages): Given<Pages>) -> impl IntoResponse {
     let shards = ask_all(&pages.shards).await;
     let content = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
-    (content, metrics::render(&shards))
+    let rules = pages.plane.rules.rules();
+    let name_of = |id| match rules.policy.name(id) {
+        "" => id.to_string(),
+        name => name.to_owned(),
+    };
+    let mut text = metrics::render(&shards, name_of);
+    let (reloads, failures) = pages.plane.rules.counts();
+    metrics::render_plane(reloads, failures, pages.plane.history.as_ref(), &mut text);
+    (content, text)
+}
+
+async fn reload_policy(Given(pages): Given<Pages>) -> impl IntoResponse {
+    match pages.plane.rules.reload(&pages.shards) {
+        Ok(_) => (StatusCode::OK, "the policy is in force\n".to_owned()),
+        Err(NotReloaded::NoFile) => {
+            let text =
+                "there is no policy file to read again: start the gateway with --policy FILE\n";
+            (StatusCode::CONFLICT, text.to_owned())
+        }
+        Err(NotReloaded::Problems(error)) => {
+            let text = format!("the policy stays what it was:\n{error}\n");
+            (StatusCode::UNPROCESSABLE_ENTITY, text)
+        }
+    }
 }
 
 /// The numbers of all shards that answer in time.

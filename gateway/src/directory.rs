@@ -1,8 +1,9 @@
 //! Which connections a user has, at the user's home shard.
 
 use ahash::RandomState;
-use barrage_router::{ShardIndex, UserKey};
+use barrage_router::{Device, ShardIndex, UserKey};
 use barrage_sys::ConnId;
+use barrage_wire::client::Platform;
 use hashbrown::HashTable;
 
 use crate::limits::SHARDS_MAX;
@@ -15,28 +16,49 @@ pub struct Directory {
     hasher: RandomState,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(C, packed(4))]
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
 struct Entry {
     user: u64,
     app: u32,
     index: u32,
     /// The connection's generation, and above its bits the shard.
     generation_shard: u32,
+    /// The platform, and above its bits the place in the order in which the user's connections came.
+    order_platform: u8,
 }
 
 const GENERATION_BITS: u32 = 24;
-const _: () = assert!(size_of::<Entry>() == 20, "a million users hold one each");
+const PLATFORM_BITS: u32 = 3;
+/// Connections of one user whose order is known; what comes after them counts as equally new.
+const ORDER_MAX: u8 = u8::MAX >> PLATFORM_BITS;
+const _: () = assert!(size_of::<Entry>() == 21, "a million users hold one each");
+const _: () = assert!(Platform::ALL.len() <= 1 << PLATFORM_BITS);
 const _: () = assert!(SHARDS_MAX as u64 <= 1 << (32 - GENERATION_BITS));
 
 impl Entry {
-    fn new(user: UserKey, who: ConnRef) -> Self {
+    fn new(user: UserKey, who: ConnRef, platform: Platform) -> Self {
         Self {
             user: user.user.0,
             app: user.app.0,
             index: who.conn.index,
             generation_shard: u32::from(who.shard.0) << GENERATION_BITS | who.conn.generation,
+            order_platform: platform as u8,
         }
+    }
+
+    fn order(&self) -> u8 {
+        self.order_platform >> PLATFORM_BITS
+    }
+
+    fn set_order(&mut self, order: u8) {
+        let platform = self.order_platform & ((1 << PLATFORM_BITS) - 1);
+        self.order_platform = order << PLATFORM_BITS | platform;
+    }
+
+    fn device(&self) -> Device {
+        let platform = usize::from(self.order_platform & ((1 << PLATFORM_BITS) - 1));
+        Device { platform: Platform::ALL[platform], arrived: u64::from(self.order()) }
     }
 
     fn is_of(&self, user: UserKey) -> bool {
@@ -66,28 +88,58 @@ impl Directory {
     }
 
     /// A connection of the user has come.
-    pub fn insert(&mut self, user: UserKey, who: ConnRef) {
+    pub fn insert(&mut self, user: UserKey, who: ConnRef, platform: Platform) {
+        let hash = self.hash(user);
+        let mut entry = Entry::new(user, who, platform);
+        let newest = self.of(hash, user).map(Entry::order).max();
+        let order = match newest {
+            None => 0,
+            Some(ORDER_MAX) => self.close_ranks(hash, user),
+            Some(newest) => newest + 1,
+        };
+        entry.set_order(order);
         let Self { entries, hasher } = self;
-        let hash = hasher.hash_one((user.user.0, user.app.0));
-        entries.insert_unique(hash, Entry::new(user, who), |entry| {
+        entries.insert_unique(hash, entry, |entry| {
             let (user, app) = (entry.user, entry.app);
             hasher.hash_one((user, app))
         });
     }
 
+    fn of(&self, hash: u64, user: UserKey) -> impl Iterator<Item = &Entry> {
+        self.entries.iter_hash(hash).filter(move |entry| entry.is_of(user))
+    }
+
+    /// Numbers the user's connections anew, without the gaps of those that have gone; returns the
+    /// next number.
+    fn close_ranks(&mut self, hash: u64, user: UserKey) -> u8 {
+        let mut orders: Vec<u8> = self.of(hash, user).map(Entry::order).collect();
+        orders.sort_unstable();
+        orders.dedup();
+        for entry in self.entries.iter_hash_mut(hash).filter(|entry| entry.is_of(user)) {
+            let order = entry.order();
+            let rank = orders.partition_point(|&other| other < order) as u8;
+            entry.set_order(rank);
+        }
+        (orders.len() as u8).min(ORDER_MAX)
+    }
+
     /// A connection of the user has gone.
     pub fn remove(&mut self, user: UserKey, who: ConnRef) {
-        let gone = Entry::new(user, who);
         let hash = self.hash(user);
-        if let Ok(entry) = self.entries.find_entry(hash, |entry| *entry == gone) {
+        let is_gone = |entry: &Entry| entry.is_of(user) && entry.who() == who;
+        if let Ok(entry) = self.entries.find_entry(hash, is_gone) {
             entry.remove();
         }
     }
 
+    /// The user's connections, each with its platform and its place in the order in which they came.
+    pub fn in_order(&self, user: UserKey) -> impl Iterator<Item = (Device, ConnRef)> {
+        self.of(self.hash(user), user).map(|entry| (entry.device(), entry.who()))
+    }
+
     /// The user's connections.
     pub fn find(&self, user: UserKey) -> impl Iterator<Item = ConnRef> {
-        let entries = self.entries.iter_hash(self.hash(user));
-        entries.filter(move |entry| entry.is_of(user)).map(Entry::who)
+        self.of(self.hash(user), user).map(Entry::who)
     }
 }
 
@@ -102,7 +154,7 @@ mod tests {
         let user = |id| UserKey { app: AppId(1), user: UserId(id) };
         let who = |index| ConnRef { shard: ShardIndex(2), conn: ConnId { index, generation: 7 } };
         for id in 0..1000 {
-            directory.insert(user(id / 2), who(id as u32));
+            directory.insert(user(id / 2), who(id as u32), Platform::Web);
         }
         directory.remove(user(250), who(500));
         directory.remove(user(250), who(9999));
@@ -116,5 +168,25 @@ mod tests {
         assert_eq!(found(500), Vec::<u32>::new());
         let other_app = UserKey { app: AppId(2), user: UserId(17) };
         assert_eq!(directory.find(other_app).count(), 0);
+    }
+
+    #[test]
+    fn the_order_of_a_users_connections_outlives_many_of_them() {
+        let mut directory = Directory::new();
+        let user = UserKey { app: AppId(1), user: UserId(1) };
+        let who = |index| ConnRef { shard: ShardIndex(2), conn: ConnId { index, generation: 7 } };
+        for index in 0..1000 {
+            let platform = if index % 3 == 0 { Platform::Ios } else { Platform::Web };
+            directory.insert(user, who(index), platform);
+            if let Some(old) = index.checked_sub(6) {
+                directory.remove(user, who(old));
+            }
+            let mut present: Vec<_> = directory.in_order(user).collect();
+            present.sort_unstable_by_key(|(device, _)| device.arrived);
+            let came: Vec<u32> = present.iter().map(|(_, who)| who.conn.index).collect();
+            assert!(came.is_sorted(), "{came:?} after {index}");
+            assert_eq!(came.len(), 6.min(index as usize + 1));
+            assert_eq!(present.last().map(|(device, _)| device.platform), Some(platform));
+        }
     }
 }

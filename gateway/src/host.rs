@@ -6,6 +6,7 @@
 //! out of the way here, and one of our own bounds any park. Other tasks of the executor get their
 //! turn at least once in `TURN_MAX` while the shard is busy, and once a tick while it sleeps.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -15,6 +16,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::limits::DRAIN_MAX;
 use crate::metrics::Metrics;
+use crate::policy_file::Rules;
 use crate::shard::{Next, Shard};
 
 /// Memory for glommio's own ring; its files are cold.
@@ -36,6 +38,8 @@ const WARN_EVERY: Duration = Duration::from_secs(5);
 pub enum Ask {
     /// Its numbers.
     Metrics(Sender<Metrics>),
+    /// To go by other rules.
+    Rules(Arc<Rules>),
     /// To say goodbye to everybody, and to end.
     Drain,
 }
@@ -163,6 +167,7 @@ impl Host {
                     // Who has asked may have stopped waiting.
                     let _ = to.try_send(metrics);
                 }
+                Ask::Rules(rules) => self.shard.set_rules(rules),
                 Ask::Drain => {
                     self.shard.drain();
                     self.drain_until.get_or_insert_with(|| Instant::now() + DRAIN_MAX);

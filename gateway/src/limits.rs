@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use barrage_router::HistoryLimits;
+use barrage_router::{COMBOS_MAX, HistoryLimits, STATE_KEYS_MAX};
 use barrage_sys::{RECEIVES_MAX, RingConfig};
 use barrage_wire::limits::{CLIENT_BODY_BYTES_MAX, SERVER_BODY_BYTES_MAX, UPSTREAM_BODY_BYTES_MAX};
 use barrage_wire::ws::SERVER_HEADER_BYTES_MAX;
@@ -31,7 +31,27 @@ pub const UPLINKS_OPEN_MAX: usize = 16_384;
 /// How long an upstream has to answer an uplink before the client is told `NoAnswer`.
 pub const UPLINK_ANSWER_MAX: Duration = Duration::from_secs(30);
 /// Missed messages that may wait for a client that has resumed.
-pub const MISSED_FRAMES_MAX: usize = ROOMS_PER_CONNECTION_MAX * HISTORY.frames_max as usize;
+pub const MISSED_FRAMES_MAX: usize =
+    4 * RESUME_FRAMES_MAX + ROOMS_PER_CONNECTION_MAX * HISTORY.frames_max as usize;
+/// Messages that a resume brings from disk; who has missed more is reset, and pages.
+pub const RESUME_FRAMES_MAX: usize = 16_384;
+/// Bytes of them.
+pub const RESUME_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of one page of history.
+pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// What a shard may hand to the disk before it is written: frames, notes and loads.
+pub const HISTORY_QUEUE_MAX: usize = 65_536;
+/// Of those, what is left for rooms that say at once what they have kept back, when nothing more is
+/// admitted.
+pub const HISTORY_QUEUE_RESERVE: usize = COMBOS_MAX + STATE_KEYS_MAX + 1;
+/// Bytes of messages that were written or read lately and are kept for those who come back.
+pub const HISTORY_CACHE_BYTES: usize = 64 * 1024 * 1024;
+/// Rooms that are not in memory and go on where they were, per home.
+pub const ROOMS_KNOWN_MAX: usize = 1 << ALIAS_ROOM_BITS;
+/// Users whose inboxes one home shard keeps.
+pub const INBOXES_MAX: usize = 1_000_000;
+/// Users whose quota one shard counts at any time.
+pub const QUOTA_USERS_MAX: usize = 65_536;
 /// Idempotency keys that one home shard remembers.
 pub const IDEMPOTENCY_KEYS_MAX: usize = 65_536;
 
@@ -104,6 +124,7 @@ const _: () = assert!(
     SEND_BYTES_MAX / FRAME_HEADER_BYTES < u16::MAX as usize,
     "the frames of one send are counted in two bytes"
 );
+const _: () = assert!(HISTORY_QUEUE_RESERVE < HISTORY_QUEUE_MAX / 2);
 const _: () = assert!(2 * PIECE_BYTES <= LOG_WINDOW_BYTES, "a window is more than one piece");
 const _: () = assert!(
     LOG_KEPT_BYTES_MAX <= CLIENT_OUTBOX_BYTES_MAX,

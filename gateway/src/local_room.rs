@@ -262,7 +262,14 @@ mod tests {
 
     fn grow(room: &mut LocalRoom, pieces: &mut Pieces) {
         let bytes = Bytes::from_static(b"message");
-        let frame = Frame { seq: room.log.head() + 1, class: Class::P3, never_drop: false, bytes };
+        let frame = Frame {
+            seq: room.log.head() + 1,
+            class: Class::P3,
+            never_drop: false,
+            category: 4,
+            merged: None,
+            bytes,
+        };
         room.log.append(&frame, pieces);
         room.grown(7);
     }

@@ -6,8 +6,9 @@
 
 use std::collections::VecDeque;
 
-use barrage_router::{Category, Cursor, Frame, Joined, RoomKey, ShardIndex, Target, UserKey};
+use barrage_router::{Class, Cursor, Frame, Joined, Order, RoomKey, ShardIndex, Target, UserKey};
 use barrage_sys::{ConnId, Waker};
+use barrage_wire::client::Platform;
 use barrage_wire::server::{CloseReason, Code};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -47,21 +48,84 @@ pub struct TallyId {
 /// A message that was not sequenced yet.
 #[derive(Clone, Copy, Debug)]
 pub struct Head {
-    /// Its rules.
-    pub category: Category,
+    /// The category, whose other rules the home looks up in the policy that it has.
+    pub category: u16,
+    /// What it gives way to.
+    pub class: Class,
+    /// It reaches everybody who keeps up at all.
+    pub never_drop: bool,
+    /// Answered when it is in the history log, and not before.
+    pub stored: bool,
     /// The application's own type.
     pub kind: u16,
+    /// How many a tap of a combo counts for.
+    pub count: u32,
     /// Not to be delivered after this, in milliseconds of the gateway's clock; 0: no limit.
     pub expires_ms: u64,
+    /// The user who says it; 0 when a service does.
+    pub sender: u64,
+    /// Messages of one key may be merged; 0: none.
+    pub key: u64,
     /// 0: none.
     pub idempotency_key: u128,
+}
+
+/// A place in a room's history.
+#[derive(Clone, Copy, Debug)]
+pub struct HistoryAsk {
+    /// 0: by time.
+    pub epoch: u64,
+    /// The first message wanted.
+    pub from: u64,
+    /// The first moment wanted, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// Messages wanted.
+    pub count: u16,
+}
+
+/// What was said in a room before what its home remembers, for a member that comes back.
+#[derive(Clone, Debug)]
+pub struct Earlier {
+    /// The epoch that the member goes on in, and that epoch's newest number.
+    pub epoch: u64,
+    /// See `epoch`.
+    pub head: u64,
+    /// Encoded frames, in order: messages, what was left out, and where another epoch begins.
+    pub frames: Vec<Bytes>,
+}
+
+/// A message for users whose inboxes may keep it.
+#[derive(Clone, Debug)]
+pub struct ToUser {
+    /// About the message.
+    pub head: Head,
+    /// How long the inbox keeps it, in milliseconds; 0: as long as the policy says.
+    pub ttl_ms: u32,
+    /// The message itself.
+    pub payload: Bytes,
+}
+
+/// An amount of what all shards share: of bytes to be sent, or of messages of an app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// Bytes a second.
+    Egress(u64),
+    /// Messages a second.
+    App {
+        /// The app.
+        app: u32,
+        /// How many.
+        per_second: u64,
+    },
 }
 
 /// A message for users or a whole app, encoded once.
 #[derive(Clone, Debug)]
 pub struct Direct {
-    /// About the message.
-    pub head: Head,
+    /// What it gives way to.
+    pub class: Class,
+    /// It is not left out for a connection that does not read.
+    pub never_drop: bool,
     /// The whole `ServerFrame::Direct`.
     pub frame: Bytes,
 }
@@ -72,7 +136,13 @@ pub enum Mail {
     /// To a room's home: a connection wants to be a member.
     Join { who: ConnRef, request: u32, key: RoomKey, cursor: Option<Cursor> },
     /// From a room's home: it is counted, and frames after `joined.head` follow.
-    Joined { conn: ConnId, request: u32, key: RoomKey, joined: Joined },
+    Joined {
+        conn: ConnId,
+        request: u32,
+        key: RoomKey,
+        joined: Box<Joined>,
+        earlier: Option<Box<Earlier>>,
+    },
     /// To a room's home: a member on this shard is gone.
     Leave { shard: ShardIndex, key: RoomKey },
     /// To a room's home, and straight back behind what it has mailed before: a LEAVE of a client that
@@ -81,21 +151,27 @@ pub enum Mail {
     /// From a room's home: it is back.
     LeaveAskedBack { conn: ConnId, request: u32, key: RoomKey },
     /// To a room's home: something to be said there.
-    Publish { origin: Origin, key: RoomKey, head: Head, payload: Bytes },
+    Publish { origin: Origin, key: RoomKey, head: Box<Head>, payload: Bytes },
     /// From a room's home: the next frame.
     Frame { alias: u32, frame: Frame },
     /// To the shard of whoever published: how it ended.
     Published { origin: Origin, code: Code, seq: u64 },
     /// To a user's home: a connection has come.
-    UserOn { user: UserKey, who: ConnRef },
+    UserOn { user: UserKey, who: ConnRef, device: u64, platform: Platform },
     /// To a user's home: a connection has gone.
-    UserOff { user: UserKey, who: ConnRef },
+    UserOff { user: UserKey, who: ConnRef, device: u64 },
+    /// To a connection's shard: which device is it? The user's home has something for it to ACK.
+    WhichDevice { conn: ConnId },
+    /// To a user's home: this one.
+    Device { user: UserKey, who: ConnRef, device: u64 },
+    /// To a user's home: a device has everything up to this number of the inbox.
+    Acked { user: UserKey, who: ConnRef, device: u64, seq: u64 },
     /// To users' home: a message for each of them.
-    ToUsers { tally: TallyId, app: u32, users: Vec<u64>, target: Target, direct: Direct },
+    ToUsers { tally: TallyId, app: u32, users: Vec<u64>, target: Target, message: Box<ToUser> },
     /// To a connection's shard.
     ToConn { conn: ConnId, direct: Direct },
     /// To an app's home, which passes it on to every shard.
-    ToApp { tally: TallyId, app: u32, direct: Direct },
+    ToApp { tally: TallyId, app: u32, head: Box<Head>, direct: Direct },
     /// To every shard: a message for all connections of the app.
     ToAppHere { tally: TallyId, app: u32, direct: Direct },
     /// To a tally's shard: the answer of so many parts.
@@ -104,6 +180,18 @@ pub enum Mail {
     Kick { tally: TallyId, user: UserKey, text: String },
     /// To a connection's shard.
     KickConn { conn: ConnId, reason: CloseReason, text: String },
+    /// To a user's home, which keeps the order: somebody is banned or muted, or no longer.
+    Order { tally: TallyId, order: Box<Order> },
+    /// To every shard: so it is.
+    Apply { tally: TallyId, order: Box<Order> },
+    /// To a room's home: a page of what was said.
+    History { who: ConnRef, request: u32, key: RoomKey, ask: HistoryAsk, by_upstream: bool },
+    /// From a room's home: the page, encoded; the last frame ends it.
+    Page { conn: ConnId, frames: Vec<Bytes> },
+    /// To the shard that divides what is scarce: what one shard would use.
+    Demand { shard: ShardIndex, demand: Demand },
+    /// From it: what the shard may use.
+    Share { demand: Demand },
     /// To every shard: an upstream wants events and uplinks.
     Subscribe(Box<Subscriber>),
     /// To every shard: an upstream is gone.

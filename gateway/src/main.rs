@@ -8,9 +8,9 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
 use barrage_gateway::config::{Config, Flags, LogFormat};
-use barrage_gateway::server;
+use barrage_gateway::server::{self, Signals};
 use clap::Parser;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
@@ -18,6 +18,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
+    if flags.print_policy {
+        print!("{}", barrage_gateway::policy_file::DEFAULT);
+        return ExitCode::SUCCESS;
+    }
     let fail = |error: anyhow::Error, code| {
         eprintln!("barrage-gateway: {error:#}");
         ExitCode::from(code)
@@ -41,14 +45,15 @@ fn run(config: &Config) -> Result<()> {
         LogFormat::Human => log.init(),
         LogFormat::Json => log.json().init(),
     }
-    let stop = Arc::new(AtomicBool::new(false));
+    let (stop, reload) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    signal_hook::flag::register(SIGHUP, Arc::clone(&reload)).context("hearing signals")?;
     for signal in [SIGTERM, SIGINT] {
         // The second signal of a kind ends the process at once.
         signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
             .context("hearing signals")?;
     }
-    server::run(config, stop, || {
+    server::run(config, Signals { stop, reload }, || {
         println!("ready");
         // Scripts wait for the line; a closed stdout is their choice.
         let _ = std::io::stdout().flush();

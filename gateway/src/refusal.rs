@@ -34,6 +34,7 @@ impl Refusal {
             | CloseReason::Credits
             | CloseReason::Replaced
             | CloseReason::Kicked
+            | CloseReason::Banned
             | CloseReason::RateLimited => 1008,
         };
         Self { reason, text: text.into(), ws_code, handshake: None }

@@ -7,9 +7,9 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use barrage_router::Frame;
+use barrage_router::{Frame, MergeId, STATE_KEYS_MAX};
 use barrage_sys::{Segment, SendSlice};
-use barrage_wire::server::CLASSES;
+use barrage_wire::server::{CLASSES, PAST_STATE};
 use barrage_wire::ws;
 use bytes::Bytes;
 
@@ -95,6 +95,9 @@ pub struct RoomLog {
     classes_first: u64,
     kept: VecDeque<(u64, Bytes)>,
     kept_bytes: usize,
+    /// The newest frame of each state key, the oldest in front: who is behind gets it, whatever
+    /// came before is left out.
+    states: VecDeque<State>,
     /// Never-drop frames before this one are no longer kept.
     kept_first: u64,
     tracks: [Option<Track>; 2],
@@ -112,6 +115,7 @@ impl RoomLog {
             classes_first: head + 1,
             kept: VecDeque::new(),
             kept_bytes: 0,
+            states: VecDeque::new(),
             kept_first: head + 1,
             tracks: [None, None],
         }
@@ -146,6 +150,13 @@ impl RoomLog {
         }
         if frame.never_drop {
             self.keep(frame);
+        } else if let Some(id) = frame.merged.filter(|_| is_state(frame)) {
+            self.states.retain(|state| state.id != id);
+            if self.states.len() == STATE_KEYS_MAX {
+                self.states.pop_front();
+            }
+            let (seq, class, bytes) = (frame.seq, frame.class.index(), frame.bytes.clone());
+            self.states.push_back(State { id, seq, class, bytes });
         }
         let [tcp, websocket] = &mut self.tracks;
         if let Some(track) = tcp {
@@ -193,8 +204,14 @@ impl RoomLog {
                 counts[usize::from(*class)] += 1;
             }
         }
-        let kept = self.kept.iter().filter(|(seq, _)| (next..end).contains(seq));
-        let kept = kept.map(|(_, bytes)| bytes.clone()).collect();
+        let mut kept: Vec<(u64, Bytes)> = self.kept.iter().cloned().collect();
+        for state in self.states.iter().filter(|state| (next..end).contains(&state.seq)) {
+            counts[state.class] -= 1;
+            kept.push((state.seq, state.bytes.clone()));
+        }
+        kept.retain(|(seq, _)| (next..end).contains(seq));
+        kept.sort_unstable_by_key(|&(seq, _)| seq);
+        let kept = kept.into_iter().map(|(_, bytes)| bytes).collect();
         Ok(Lag { first: next, last: end - 1, counts, kept })
     }
 
@@ -214,8 +231,24 @@ impl RoomLog {
         self.classes = VecDeque::new();
         self.kept = VecDeque::new();
         self.kept_bytes = 0;
+        self.states = VecDeque::new();
         (self.classes_first, self.kept_first) = (first, first);
     }
+}
+
+/// The newest value of a key.
+struct State {
+    id: MergeId,
+    seq: u64,
+    class: usize,
+    bytes: Bytes,
+}
+
+/// Where a frame's header says what it is.
+const KIND_AT: usize = 4;
+
+fn is_state(frame: &Frame) -> bool {
+    frame.bytes.get(KIND_AT) == Some(&PAST_STATE)
 }
 
 /// The bytes of the frames `first..=head` for one transport. Offsets count from the track's start
@@ -337,13 +370,14 @@ impl Track {
 #[cfg(test)]
 mod tests {
     use barrage_router::Class;
+    use barrage_wire::{ServerFrame, Tail};
 
     use super::*;
 
     fn frame(seq: u64, bytes: usize, never_drop: bool) -> Frame {
         let class = if never_drop { Class::P1 } else { Class::P3 };
         let bytes = Bytes::from(vec![seq as u8; bytes]);
-        Frame { seq, class, never_drop, bytes }
+        Frame { seq, class, never_drop, category: 0, merged: None, bytes }
     }
 
     fn log_of(frames: impl IntoIterator<Item = Frame>) -> (RoomLog, Pieces) {
@@ -407,6 +441,27 @@ mod tests {
         let kept = (first - 1) / 100;
         assert_eq!(lag, Ok(([0, 0, 0, (first - 2 - kept) as u32], kept as usize)));
         assert!(log.batch(Transport::Tcp, first, u16::MAX).is_some());
+    }
+
+    #[test]
+    fn the_newest_value_of_a_state_outlives_the_window() {
+        let state = |seq, key| {
+            let payload = Tail(&[seq as u8]);
+            let state = ServerFrame::State { alias: 1, seq, category: 6, kind: 0, key, payload };
+            let merged = Some(MergeId { category: 6, sender: 0, key });
+            Frame { merged, bytes: Bytes::from(state.to_vec()), ..frame(seq, 0, false) }
+        };
+        let frames = 10 * (LOG_WINDOW_BYTES / 1000) as u64;
+        let (log, _) = log_of((1..=frames).map(|seq| match seq {
+            2 | 5 => state(seq, 7),
+            3 => state(seq, 8),
+            _ => frame(seq, 1000, seq == 4),
+        }));
+        let lag = log.lag(Transport::Tcp, 1).expect("it is not that far behind");
+        let all = (lag.last - lag.first + 1) as u32;
+        assert_eq!(lag.counts, [0, 0, 0, all - 3], "one is kept, two are the newest of their keys");
+        let kept: Vec<usize> = lag.kept.iter().map(Bytes::len).collect();
+        assert_eq!(kept, [state(3, 8).bytes.len(), 1000, state(5, 7).bytes.len()]);
     }
 
     #[test]

@@ -7,17 +7,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use barrage_router::Policy;
 use barrage_sys::{KernelRing, Listener, Waker};
 
 use crate::auth::Auth;
 use crate::config::{Config, UpstreamAddr};
 use crate::conn::Role;
+use crate::control::{Heard, Plane};
 use crate::host::{self, Handle};
 use crate::limits::{HISTORY, ring_config};
+use crate::policy_file::Rules;
 use crate::room_log::Transport;
+use crate::rules::RulesInForce;
 use crate::shard::{Shard, ShardConfig};
-use crate::{control, mail, startup};
+use crate::{control, mail, startup, stored};
 
 /// How often the control thread looks whether it was told to end.
 const SIGNAL_CHECK: Duration = Duration::from_millis(20);
@@ -26,15 +28,25 @@ const SIGNAL_CHECK: Duration = Duration::from_millis(20);
 const RESTART_MAX: Duration = Duration::from_secs(2);
 const RESTART_RETRY: Duration = Duration::from_millis(10);
 
-/// Runs a gateway until `stop` is set; calls `ready` when all listeners accept.
-pub fn run(config: &Config, stop: Arc<AtomicBool>, ready: impl FnOnce()) -> Result<()> {
+/// What the process was told from outside.
+pub struct Signals {
+    /// To end.
+    pub stop: Arc<AtomicBool>,
+    /// To read the policy again.
+    pub reload: Arc<AtomicBool>,
+}
+
+/// Runs a gateway until it is told to stop; calls `ready` when all listeners accept.
+pub fn run(config: &Config, signals: Signals, ready: impl FnOnce()) -> Result<()> {
     let open_files = barrage_sys::raise_open_files_limit();
+    let rules = RulesInForce::load(config.policy.clone())?;
     startup::report(config, open_files);
     let http = TcpListener::bind(config.http)
         .with_context(|| format!("--http {}: cannot listen there", config.http))?;
     let wakers = config.cores.iter().map(|_| Waker::new()).collect::<Result<Vec<_>, _>>()?;
     let listeners = Listeners::open(config)?;
-    let settings = shard_config(config, open_files);
+    let (mut stored, keeper) = stored::open(config, &rules.rules(), &wakers)?;
+    let settings = shard_config(config, open_files, rules.rules(), stored.epoch_max);
     let epoch = Instant::now();
     let mut running = Vec::new();
     let mut handles = Vec::new();
@@ -42,7 +54,7 @@ pub fn run(config: &Config, stop: Arc<AtomicBool>, ready: impl FnOnce()) -> Resu
         let (core, waker) = (config.cores[index], wakers[index].clone());
         let (handle, asks) = Handle::new(core, waker.clone());
         let mine = listeners.for_shard(config, index)?;
-        let settings = settings.clone();
+        let (settings, mut mine_stored) = (settings.clone(), stored.shards.pop_front());
         running.push(host::spawn(core, epoch, asks, move || {
             let ring = ring_config(settings.connections, open_files);
             let mut ring = KernelRing::new(ring, waker)?;
@@ -51,7 +63,11 @@ pub fn run(config: &Config, stop: Arc<AtomicBool>, ready: impl FnOnce()) -> Resu
                 ring.listen(listener);
                 roles.push(role);
             }
-            Ok(Shard::new(ring, roles, settings, post))
+            let mut shard = Shard::new(ring, roles, settings, post);
+            if let Some((history, restored)) = mine_stored.take() {
+                shard.restore(history, restored);
+            }
+            Ok(shard)
         })?);
         handles.push(handle);
     }
@@ -66,12 +82,17 @@ pub fn run(config: &Config, stop: Arc<AtomicBool>, ready: impl FnOnce()) -> Resu
         .build()
         .context("the control thread's runtime")?;
     ready();
-    let drain = async {
-        while !stop.load(Ordering::Relaxed) {
-            tokio::time::sleep(SIGNAL_CHECK).await;
+    let hear = async || loop {
+        if signals.stop.load(Ordering::Relaxed) {
+            tracing::info!("draining: clients are told, and what is queued is flushed");
+            return Heard::Stop;
         }
-        tracing::info!("draining: clients are told, and what is queued is flushed");
+        if signals.reload.swap(false, Ordering::Relaxed) {
+            return Heard::Reload;
+        }
+        tokio::time::sleep(SIGNAL_CHECK).await;
     };
+    let plane = Arc::new(Plane { rules, history: keeper });
     let (has_ended, ended) = tokio::sync::oneshot::channel();
     let joiner = std::thread::spawn(move || {
         let result = running.into_iter().try_for_each(host::Running::join);
@@ -79,16 +100,26 @@ pub fn run(config: &Config, stop: Arc<AtomicBool>, ready: impl FnOnce()) -> Resu
         let _ = has_ended.send(());
         result
     });
-    runtime.block_on(control::run(http, handles, drain, async {
+    runtime.block_on(control::run(http, handles, Arc::clone(&plane), hear, async {
         let _ = ended.await;
     }))?;
+    // Requests that were being answered end with it.
+    drop(runtime);
     joiner.join().map_err(|_| anyhow::anyhow!("waiting for the shards has failed"))??;
+    if let Some(keeper) = Arc::into_inner(plane).and_then(|plane| plane.history) {
+        keeper.close().context("closing the history")?;
+    }
     listeners.remove_files();
     tracing::info!("ended");
     Ok(())
 }
 
-fn shard_config(config: &Config, open_files: u64) -> ShardConfig {
+fn shard_config(
+    config: &Config,
+    open_files: u64,
+    rules: Arc<Rules>,
+    epoch_max: u64,
+) -> ShardConfig {
     let connections = startup::connections_per_shard(config);
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     ShardConfig {
@@ -99,10 +130,12 @@ fn shard_config(config: &Config, open_files: u64) -> ShardConfig {
         pace_percent: config.pace_percent,
         history: HISTORY,
         auth: Auth::Open,
-        policy: Arc::new(Policy::builtin()),
+        rules,
+        unix_ms: since_1970.as_millis() as u64,
         // In microseconds: a gateway does not make more than a million rooms in every second of its
-        // life, so a later start has higher epochs.
-        epoch: since_1970.as_micros() as u64,
+        // life, so a later start has higher epochs. Whatever the clock says now, they are higher than
+        // any in the history.
+        epoch: (since_1970.as_micros() as u64).max(epoch_max),
     }
 }
 

@@ -64,8 +64,7 @@ impl Subscribers {
     }
 
     /// Who hears of an event of this user: one of each named group, and all without a group.
-    pub fn for_event(&self, app: u32, kind: EventKind, user: u64) -> impl Iterator<Item = ConnRef> {
-        let bit = event_bit(kind);
+    pub fn for_event(&self, app: u32, bit: u16, user: u64) -> impl Iterator<Item = ConnRef> {
         self.groups.iter().filter(move |group| group.app == app).flat_map(move |group| {
             let named = !group.name.is_empty();
             let all = group.members.iter().filter(move |member| member.events & bit != 0);
@@ -84,7 +83,8 @@ impl Subscribers {
     }
 }
 
-fn event_bit(kind: EventKind) -> u16 {
+/// The bit by which a subscriber asks for a kind of event.
+pub fn event_bit(kind: EventKind) -> u16 {
     match kind {
         EventKind::Connect => events::CONNECT,
         EventKind::Disconnect => events::DISCONNECT,
@@ -131,10 +131,10 @@ mod tests {
     #[test]
     fn a_group_shares_and_the_ungrouped_all_hear() {
         let all = of(&[(1, ""), (2, ""), (3, "a"), (4, "a"), (5, "b")]);
-        let count = |user| all.for_event(1, EventKind::Join, user).count();
+        let count = |user| all.for_event(1, events::JOIN, user).count();
         assert!((0..100).all(|user| count(user) == 4), "two without a group, one of a, one of b");
-        assert_eq!(all.for_event(1, EventKind::Leave, 1).count(), 0, "not asked for");
-        assert_eq!(all.for_event(2, EventKind::Join, 1).count(), 0, "another app");
+        assert_eq!(all.for_event(1, events::LEAVE, 1).count(), 0, "not asked for");
+        assert_eq!(all.for_event(2, events::JOIN, 1).count(), 0, "another app");
         assert!((0..100).all(|user| all.for_uplink(1, 7, user).is_some()));
         assert_eq!(all.for_uplink(1, 8, 1), None, "nobody serves it");
     }

@@ -207,11 +207,11 @@ fn each_mode_of_ack_does_what_it_says() {
         let mut client = gateway.client(Via::WebSocket, 5);
         let room = client.join(7);
         let stored = PublishHead { ack: AckMode::Stored, ..upstream.head() };
-        assert_eq!(upstream.publish_to_room(stored, 7, b"stored"), (Code::Unsupported, 0));
+        assert_eq!(upstream.publish_to_room(stored, 7, b"stored"), (Code::Unstored, 0));
         let stored = PublishHead { ack: AckMode::Stored, ..upstream.head() };
-        assert_eq!(upstream.publish_to_user(stored, 5, b"stored"), (Code::Unsupported, 0));
+        assert_eq!(upstream.publish_to_user(stored, 5, b"stored"), (Code::Unstored, 0));
         let stored = PublishHead { ack: AckMode::Stored, ..upstream.head() };
-        assert_eq!(upstream.publish_to_app(stored, b"stored"), (Code::Unsupported, 0));
+        assert_eq!(upstream.publish_to_app(stored, b"stored"), (Code::Unstored, 0));
         let mut silent = 0;
         for n in 0..300u32 {
             let head = PublishHead { ack: AckMode::None, ..upstream.head() };

@@ -35,7 +35,8 @@ struct Key {
 ///
 /// One key is another one for another target. Key 0 means that there is none, and is the caller's to check.
 pub struct Seen {
-    outcomes: AHashMap<Key, (Code, u64)>,
+    /// None for what was forgotten before its time.
+    outcomes: AHashMap<Key, Option<(Code, u64)>>,
     /// The keys of `outcomes`, the oldest in front.
     order: VecDeque<Key>,
     capacity: usize,
@@ -52,7 +53,7 @@ impl Seen {
     /// How the publish with this key ended, and its sequence number.
     pub fn lookup(&self, app: AppId, target: Target, key: u128) -> Option<(Code, u64)> {
         debug_assert_ne!(key, 0, "key 0 means that there is none");
-        self.outcomes.get(&Key { app, target, key }).copied()
+        *self.outcomes.get(&Key { app, target, key })?
     }
 
     /// Remembers how a publish ended. A key that is known keeps its age and gets the new outcome.
@@ -60,7 +61,7 @@ impl Seen {
         debug_assert_ne!(key, 0, "key 0 means that there is none");
         let key = Key { app, target, key };
         if let Some(outcome) = self.outcomes.get_mut(&key) {
-            *outcome = (code, seq);
+            *outcome = Some((code, seq));
             return;
         }
         if self.capacity == 0 {
@@ -71,9 +72,16 @@ impl Seen {
         {
             self.outcomes.remove(&oldest);
         }
-        self.outcomes.insert(key, (code, seq));
+        self.outcomes.insert(key, Some((code, seq)));
         self.order.push_back(key);
         assert_eq!(self.order.len(), self.outcomes.len(), "each key is in both or in neither");
+    }
+
+    /// Forgets how a publish ended: it did not, and may be tried again.
+    pub fn forget(&mut self, app: AppId, target: Target, key: u128) {
+        if let Some(outcome) = self.outcomes.get_mut(&Key { app, target, key }) {
+            *outcome = None;
+        }
     }
 
     /// How many outcomes are remembered.
@@ -124,6 +132,19 @@ mod tests {
         assert_eq!(seen.lookup(APP, Target::Room(7), 1), Some((Code::Limited, 0)));
         assert_eq!(seen.lookup(APP, Target::User(7), 1), None);
         assert_eq!(seen.lookup(AppId(2), Target::Room(7), 1), None);
+    }
+
+    #[test]
+    fn what_was_forgotten_can_be_remembered_again() {
+        let mut seen = Seen::new(2);
+        seen.remember(APP, Target::App, 1, Code::Unstored, 0);
+        seen.forget(APP, Target::App, 1);
+        seen.forget(APP, Target::App, 9);
+        assert_eq!(seen.lookup(APP, Target::App, 1), None);
+        seen.remember(APP, Target::App, 2, Code::Ok, 2);
+        seen.remember(APP, Target::App, 1, Code::Ok, 1);
+        assert_eq!(seen.lookup(APP, Target::App, 1), Some((Code::Ok, 1)));
+        assert_eq!(seen.len(), 2);
     }
 
     #[test]

@@ -98,7 +98,7 @@ mod tests {
 
     fn frame(seq: u64, bytes: usize) -> Frame {
         let bytes = Bytes::from(vec![0; bytes]);
-        Frame { seq, class: Class::P3, never_drop: false, bytes }
+        Frame { seq, class: Class::P3, never_drop: false, category: 4, merged: None, bytes }
     }
 
     /// Pushes frames of `sizes`, numbered from 1, and checks which are remembered.

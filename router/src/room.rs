@@ -1,16 +1,17 @@
 //! A room, as its home sees it.
 
-use barrage_wire::ServerFrame;
-use barrage_wire::codec::Tail;
 use barrage_wire::limits::PAYLOAD_BYTES_MAX;
-use barrage_wire::server::MESSAGE_OVERHEAD_BYTES;
 use bytes::Bytes;
 
-use crate::category::Category;
-use crate::frame::Frame;
+use crate::agenda::Turn;
+use crate::category::{Aggregation, Category};
+use crate::flow::Flow;
+use crate::frame::{Frame, MergeId};
 use crate::history::{History, HistoryLimits};
 use crate::ids::{Alias, Millis, RoomKey, ShardIndex};
 use crate::level::Level;
+use crate::policy::Policy;
+use crate::writer::{Label, Writer};
 
 /// How long a room without members is kept after anything has happened in it. Members that lost
 /// their connection resume well within it.
@@ -50,6 +51,9 @@ pub struct Joined {
     pub members: u32,
     /// How the member gets from its cursor to `head`.
     pub catch_up: CatchUp,
+    /// For whoever had no cursor or is reset: the value of every state key as of `head`, each an
+    /// encoded `Snapshot`. Who resumes has them, or gets them among what it has missed.
+    pub snapshot: Vec<Bytes>,
 }
 
 /// How a member gets from its cursor to the room's head.
@@ -74,17 +78,43 @@ pub struct Publish<'a> {
     pub category: &'a Category,
     /// The application's own type.
     pub kind: u16,
-    /// At most `PAYLOAD_BYTES_MAX`.
+    /// At most `PAYLOAD_BYTES_MAX`. As a state, an empty one removes its key: it is sent like any
+    /// other value, and then forgotten.
     pub payload: &'a [u8],
+    /// On whose behalf, where repeats are combined; 0 is a sender like another.
+    pub sender: u64,
+    /// What repeats are recognised by: the gift, where 0 is combined with nothing, or what the
+    /// payload is the latest value of.
+    pub key: u64,
+    /// How many of the gift; 0 is taken as 1. Only combined messages have it.
+    pub count: u32,
+}
+
+impl Publish<'_> {
+    /// What it may be merged with, if anything.
+    pub fn merge_id(&self) -> Option<MergeId> {
+        let Self { category: &Category { id: category, aggregation, .. }, sender, key, .. } = *self;
+        match aggregation {
+            Aggregation::Combo if key != 0 => Some(MergeId { category, sender, key }),
+            Aggregation::Latest => Some(MergeId { category, sender: 0, key }),
+            Aggregation::Combo | Aggregation::None => None,
+        }
+    }
 }
 
 /// What became of a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use = "an admitted frame is to be mailed to the room's shards"]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "whoever published wants to know"]
 pub enum Admission {
-    /// It is part of the room now, and to be mailed to `Room::shards`.
-    Admitted(Frame),
-    /// Its category's limit is reached.
+    /// It is part of the room now.
+    Admitted {
+        /// The frame that carries it, one of those that were appended.
+        seq: u64,
+    },
+    /// It waits to go out with others, in a frame of a later call: the next one that has its
+    /// `MergeId`. None of those that were appended has.
+    Merged,
+    /// Its category's limit is reached, and nothing has changed.
     Limited {
         /// It stands a chance after this long.
         retry_after_ms: u32,
@@ -108,44 +138,70 @@ pub struct Room {
     members_by_shard: Vec<(ShardIndex, u32)>,
     members: u32,
     alias: Alias,
+    level: Level,
+    /// Only while something is limited or merged, so that a million silent rooms do without.
+    flow: Option<Box<Flow>>,
 }
 
 impl Room {
     /// An empty room. `epoch` is not 0, which on the wire means that a client has no cursor.
     pub fn new(key: RoomKey, alias: Alias, epoch: u64, history: HistoryLimits) -> Self {
+        Self::resume(key, alias, epoch, 0, history)
+    }
+
+    /// A room that goes on after a restart: its numbers follow `head`, and it remembers nothing.
+    pub fn resume(
+        key: RoomKey,
+        alias: Alias,
+        epoch: u64,
+        head: u64,
+        history: HistoryLimits,
+    ) -> Self {
         assert_ne!(epoch, 0, "epoch 0 says that there is none");
         Self {
             key,
             epoch,
-            head: 0,
+            head,
             touched: Millis(0),
             history: History::new(history),
             members_by_shard: Vec::new(),
             members: 0,
             alias,
+            level: Level::L1,
+            flow: None,
         }
     }
 
     /// A member on `shard` joins; counts it, and returns what to tell it.
-    pub fn join(&mut self, now: Millis, shard: ShardIndex, cursor: Option<Cursor>) -> Joined {
+    pub fn join(
+        &mut self,
+        now: Millis,
+        rules: &Policy,
+        shard: ShardIndex,
+        cursor: Option<Cursor>,
+    ) -> Joined {
         self.touched = now;
         self.members += 1;
         match self.members_by_shard.binary_search_by_key(&shard, |&(shard, _)| shard) {
             Ok(place) => self.members_by_shard[place].1 += 1,
             Err(place) => self.members_by_shard.insert(place, (shard, 1)),
         }
+        self.observe_level(now, rules);
+        let catch_up = cursor.map_or(CatchUp::Live, |cursor| self.catch_up(cursor));
+        let follows = cursor.is_some() && !matches!(catch_up, CatchUp::Reset { .. });
         Joined {
             alias: self.alias,
             epoch: self.epoch,
             head: self.head,
-            level: self.level().number(),
+            level: self.level.number(),
             members: self.members,
-            catch_up: cursor.map_or(CatchUp::Live, |cursor| self.catch_up(cursor)),
+            catch_up,
+            snapshot: if follows { Vec::new() } else { self.snapshot() },
         }
     }
 
     /// A member on `shard` is gone. It must have joined: shards mail joins and leaves in order.
-    pub fn leave(&mut self, now: Millis, shard: ShardIndex) {
+    pub fn leave(&mut self, now: Millis, rules: &Policy, shard: ShardIndex) {
         self.touched = now;
         let place = self
             .members_by_shard
@@ -156,25 +212,83 @@ impl Room {
         if self.members_by_shard[place].1 == 0 {
             self.members_by_shard.remove(place);
         }
+        self.observe_level(now, rules);
+        self.forget_flow(now, rules);
     }
 
-    /// Admits a message or refuses it. An admitted one gets the next number, is encoded once for
-    /// everybody, and is remembered.
-    pub fn publish(&mut self, now: Millis, message: Publish<'_>) -> Admission {
-        let Publish { category, kind, payload } = message;
+    /// Admits a message, merges it with others, or refuses it. What goes out is appended to `out`:
+    /// each frame has the next number, is encoded once for everybody, and is remembered. Frames
+    /// that are due go out with it, as in `tick`.
+    pub fn publish(
+        &mut self,
+        now: Millis,
+        rules: &Policy,
+        message: Publish<'_>,
+        out: &mut Vec<Frame>,
+    ) -> Admission {
+        let Publish { category, kind, payload, .. } = message;
         assert!(payload.len() <= PAYLOAD_BYTES_MAX, "payloads are checked when they are decoded");
-        // Flow control goes here: the one place where a message can be refused, before it has a
-        // number, so that a refusal leaves no gap.
-        self.touched = now;
-        self.head += 1;
-        let frame = Frame {
-            seq: self.head,
-            class: category.class,
-            never_drop: category.never_drop,
-            bytes: self.encode(category.id, kind, payload),
-        };
-        self.history.push(frame.clone());
-        Admission::Admitted(frame)
+        if self.flow.is_none() {
+            let limit = category.limit(self.level);
+            if limit.is_unlimited() && message.merge_id().is_none() {
+                self.touched = now;
+                let (_, mut writer) = self.parts(out);
+                let seq = writer.message(Label::from(category), kind, payload);
+                return Admission::Admitted { seq };
+            }
+            self.flow = Some(Box::default());
+        }
+        if self.due().is_some_and(|due| due <= now) {
+            self.observe_level(now, rules);
+        }
+        let level = self.level;
+        let (flow, writer) = self.parts(out);
+        let flow = flow.expect("it was made above");
+        let admission = flow.publish(&message, &mut Turn { now, rules, level, writer });
+        if !matches!(admission, Admission::Limited { .. }) {
+            self.touched = now;
+        }
+        admission
+    }
+
+    /// Sends what is due, and lets the level fall when it is time. Whoever replaces the rules ticks
+    /// every room once, since `due` knows only those of the last call.
+    pub fn tick(&mut self, now: Millis, rules: &Policy, out: &mut Vec<Frame>) {
+        self.observe_level(now, rules);
+        let level = self.level;
+        if let (Some(flow), writer) = self.parts(out) {
+            // Rules or level may be others than when those who wait were told how long.
+            flow.agenda.wake_all();
+            flow.advance(&mut Turn { now, rules, level, writer });
+        }
+        self.forget_flow(now, rules);
+    }
+
+    /// When `tick` has something to do next.
+    pub fn due(&self) -> Option<Millis> {
+        self.flow.as_ref()?.due()
+    }
+
+    /// Sends everything that waits for its moment, and ends every run: the room goes, or its home.
+    pub fn close(&mut self, now: Millis, rules: &Policy, out: &mut Vec<Frame>) {
+        let level = self.level;
+        if let (Some(flow), writer) = self.parts(out) {
+            flow.close(&mut Turn { now, rules, level, writer });
+        }
+        self.forget_flow(now, rules);
+    }
+
+    /// The value of every state key as of the head, each an encoded `Snapshot`; the same memory for
+    /// all who ask before the next message.
+    pub fn snapshot(&mut self) -> Vec<Bytes> {
+        let (alias, head) = (self.alias, self.head);
+        self.flow.as_mut().map_or_else(Vec::new, |flow| flow.states.snapshot(alias, head))
+    }
+
+    /// Whether memory alone can take somebody from `cursor` to the head.
+    pub fn knows(&self, cursor: Cursor) -> bool {
+        cursor.epoch == self.epoch
+            && (cursor.seq == self.head || self.history.since(cursor.seq).is_some())
     }
 
     /// Shards with members, sorted: whom to mail each frame.
@@ -187,9 +301,9 @@ impl Room {
         self.members
     }
 
-    /// The size band.
+    /// The size band: what the members make it, or a higher one that it has yet to fall from.
     pub fn level(&self) -> Level {
-        Level::of(self.members)
+        self.level
     }
 
     /// Which room it is.
@@ -218,10 +332,45 @@ impl Room {
     }
 
     /// Whether its home may forget it: no members, and nothing has happened for `ROOM_IDLE_MS`, or
-    /// `ROOM_UNUSED_MS` when nothing was ever said.
+    /// `ROOM_UNUSED_MS` when nothing was ever said. Never while something is still to go out.
     pub fn is_idle(&self, now: Millis) -> bool {
         let keep_ms = if self.head == 0 { ROOM_UNUSED_MS } else { ROOM_IDLE_MS };
-        self.members == 0 && now.since(self.touched) >= keep_ms
+        self.members == 0
+            && now.since(self.touched) >= keep_ms
+            && !self.flow.as_ref().is_some_and(|flow| flow.is_pending())
+    }
+
+    /// The members may be others, or time has passed.
+    fn observe_level(&mut self, now: Millis, rules: &Policy) {
+        let before = self.level;
+        let wanted = Level::of(self.members, &rules.levels);
+        if self.flow.is_none() && wanted >= before {
+            self.level = wanted;
+            return;
+        }
+        let flow = self.flow.get_or_insert_default();
+        self.level = flow.descent.observe(now, &rules.levels, self.members, before);
+        if self.level != before {
+            flow.agenda.wake_all();
+        }
+    }
+
+    fn forget_flow(&mut self, now: Millis, rules: &Policy) {
+        if self.flow.as_ref().is_some_and(|flow| flow.is_forgettable(now, rules)) {
+            self.flow = None;
+        }
+    }
+
+    /// Whether it takes no more memory than a room in which nothing was ever limited or merged.
+    #[cfg(test)]
+    pub(crate) fn flow_is_forgotten(&self) -> bool {
+        self.flow.is_none()
+    }
+
+    /// What merges and limits, and what writes, to be used at the same time.
+    fn parts<'a>(&'a mut self, out: &'a mut Vec<Frame>) -> (Option<&'a mut Flow>, Writer<'a>) {
+        let Self { alias, head, history, flow, .. } = self;
+        (flow.as_deref_mut(), Writer { alias: *alias, head, history, out })
     }
 
     fn catch_up(&self, cursor: Cursor) -> CatchUp {
@@ -235,161 +384,7 @@ impl Room {
         }
         CatchUp::Reset { oldest: self.history.oldest().unwrap_or(self.head + 1) }
     }
-
-    /// The vector is as long as the frame, so becoming `Bytes` moves it instead of copying it.
-    fn encode(&self, category: u16, kind: u16, payload: &[u8]) -> Bytes {
-        let frame_bytes = MESSAGE_OVERHEAD_BYTES + payload.len();
-        let mut out = Vec::with_capacity(frame_bytes);
-        let (alias, seq, payload) = (self.alias.0, self.head, Tail(payload));
-        ServerFrame::Message { alias, seq, category, kind, payload }.encode(&mut out);
-        debug_assert_eq!(out.len(), frame_bytes, "the wire crate states the overhead");
-        Bytes::from(out)
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::category::Policy;
-    use crate::ids::{AppId, RoomId};
-    use barrage_wire::limits::SERVER_BODY_BYTES_MAX;
-
-    const EPOCH: u64 = 5;
-    const LIMITS: HistoryLimits = HistoryLimits { frames_max: 4, bytes_max: 1_000 };
-    const NOW: Millis = Millis(1_000);
-    const CHAT: u16 = 4;
-
-    fn room() -> Room {
-        let key = RoomKey { app: AppId(1), room: RoomId(2) };
-        Room::new(key, Alias(3), EPOCH, LIMITS)
-    }
-
-    fn say(room: &mut Room, category: u16, payload: &[u8]) -> Frame {
-        let policy = Policy::builtin();
-        let category = policy.category(category).unwrap();
-        match room.publish(NOW, Publish { category, kind: 9, payload }) {
-            Admission::Admitted(frame) => frame,
-            Admission::Limited { .. } => panic!("nothing is limited yet"),
-        }
-    }
-
-    /// Somebody joins with `cursor` (epoch, seq) a room in which `said` messages were said.
-    fn check(said: usize, cursor: Option<(u64, u64)>, expected: &str) {
-        let mut room = room();
-        (0..said).for_each(|_| drop(say(&mut room, CHAT, b"hello")));
-        let cursor = cursor.map(|(epoch, seq)| Cursor { epoch, seq });
-        let joined = room.join(NOW, ShardIndex(0), cursor);
-        assert_eq!((joined.epoch, joined.head), (EPOCH, said as u64));
-        let answer = match joined.catch_up {
-            CatchUp::Live => "live".to_owned(),
-            CatchUp::Missed(frames) => {
-                let numbers: Vec<_> = frames.iter().map(|frame| frame.seq).collect();
-                format!("missed {numbers:?}")
-            }
-            CatchUp::Reset { oldest } => format!("reset {oldest}"),
-        };
-        assert_eq!(answer, expected, "{said} said, cursor {cursor:?}");
-    }
-
-    #[test]
-    fn without_a_cursor_one_starts_live() {
-        check(0, None, "live");
-        check(9, None, "live");
-    }
-
-    #[test]
-    fn a_cursor_in_reach_gets_exactly_what_was_missed() {
-        check(0, Some((EPOCH, 0)), "live");
-        check(3, Some((EPOCH, 3)), "live");
-        check(3, Some((EPOCH, 0)), "missed [1, 2, 3]");
-        check(9, Some((EPOCH, 8)), "missed [9]");
-        check(9, Some((EPOCH, 5)), "missed [6, 7, 8, 9]");
-    }
-
-    #[test]
-    fn a_cursor_out_of_reach_is_reset() {
-        check(9, Some((EPOCH, 4)), "reset 6");
-        check(9, Some((EPOCH, 0)), "reset 6");
-        check(9, Some((EPOCH, 10)), "reset 6");
-        check(9, Some((EPOCH, u64::MAX)), "reset 6");
-        check(9, Some((EPOCH - 1, 9)), "reset 6");
-        check(0, Some((EPOCH - 1, 0)), "reset 1");
-        check(0, Some((EPOCH, 1)), "reset 1");
-    }
-
-    #[test]
-    fn a_message_is_encoded_once_and_as_the_protocol_says() {
-        let mut room = room();
-        let payload = [7; PAYLOAD_BYTES_MAX];
-        for payload in [&b""[..], b"hello", &payload] {
-            let frame = say(&mut room, 1, payload);
-            assert_eq!((frame.class, frame.never_drop), (crate::Class::P1, true));
-            let mut bytes = &frame.bytes[..];
-            let raw = barrage_wire::split(&mut bytes, SERVER_BODY_BYTES_MAX).unwrap().unwrap();
-            let expected = ServerFrame::Message {
-                alias: 3,
-                seq: frame.seq,
-                category: 1,
-                kind: 9,
-                payload: Tail(payload),
-            };
-            assert_eq!(ServerFrame::decode(raw), Ok(expected));
-            assert!(bytes.is_empty(), "one frame and nothing else");
-        }
-        let frame = say(&mut room, CHAT, b"again");
-        let remembered = room.history().since(frame.seq - 1).unwrap().next().unwrap();
-        assert_eq!(remembered.bytes.as_ptr(), frame.bytes.as_ptr(), "the same memory");
-    }
-
-    #[test]
-    fn members_are_counted_by_shard() {
-        let mut room = room();
-        let mut shards_after = |joins: &[u16], leaves: &[u16]| {
-            joins.iter().for_each(|&shard| drop(room.join(NOW, ShardIndex(shard), None)));
-            leaves.iter().for_each(|&shard| room.leave(NOW, ShardIndex(shard)));
-            (room.members(), room.shards().map(|shard| shard.0).collect::<Vec<_>>())
-        };
-        assert_eq!(shards_after(&[], &[]), (0, vec![]));
-        assert_eq!(shards_after(&[3, 1, 3, 2], &[]), (4, vec![1, 2, 3]));
-        assert_eq!(shards_after(&[], &[3, 1]), (2, vec![2, 3]));
-        assert_eq!(shards_after(&[0], &[3, 2]), (1, vec![0]));
-        assert_eq!(shards_after(&[], &[0]), (0, vec![]));
-    }
-
-    #[test]
-    #[should_panic(expected = "only a shard with members")]
-    fn a_leave_without_a_join_is_our_bug() {
-        room().leave(NOW, ShardIndex(0));
-    }
-
-    #[test]
-    fn a_room_is_idle_when_empty_and_untouched_for_long() {
-        let later = |ms| Millis(NOW.0 + ms);
-        let mut room = room();
-        room.join(NOW, ShardIndex(0), None);
-        assert!(!room.is_idle(later(ROOM_UNUSED_MS)), "somebody is here");
-        room.leave(NOW, ShardIndex(0));
-        assert!(!room.is_idle(later(ROOM_UNUSED_MS - 1)));
-        assert!(room.is_idle(later(ROOM_UNUSED_MS)), "nothing was ever said");
-        room.join(NOW, ShardIndex(0), None);
-        let policy = Policy::builtin();
-        let category = policy.category(4).unwrap();
-        let _ = room.publish(NOW, Publish { category, kind: 0, payload: b"" });
-        assert!(!room.is_idle(later(ROOM_IDLE_MS)), "somebody is here");
-        room.leave(NOW, ShardIndex(0));
-        assert!(!room.is_idle(later(ROOM_IDLE_MS - 1)));
-        assert!(room.is_idle(later(ROOM_IDLE_MS)));
-        assert!(!room.is_idle(Millis(0)), "a clock that steps back makes nothing idle");
-    }
-
-    /// Memory of a million silent rooms: their own size, and nothing on the heap.
-    #[test]
-    fn a_silent_room_is_small() {
-        const ROOM_BYTES_MAX: usize = 192;
-        println!("size_of::<Room>() = {}", size_of::<Room>());
-        assert!(size_of::<Room>() <= ROOM_BYTES_MAX);
-        let room = room();
-        assert_eq!(room.members_by_shard.capacity(), 0);
-        assert_eq!(room.history().memory_bytes(), 0);
-    }
-}
+mod tests;

@@ -1,5 +1,8 @@
 //! What clients say, and what they are answered.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use barrage_router::{AppId, CatchUp, Cursor, Joined, RoomId, RoomKey, UserId, UserKey};
 use barrage_router::{home_of_room, home_of_user};
 use barrage_sys::ConnId;
@@ -7,20 +10,37 @@ use barrage_wire::client::ClientFrame;
 use barrage_wire::codec::{Tail, Text};
 use barrage_wire::limits::{CLIENT_BODY_BYTES_MAX, PROTOCOL_VERSION, UPSTREAM_BODY_BYTES_MAX};
 use barrage_wire::server::{CloseReason, Code};
-use barrage_wire::upstream::EventKind;
+use barrage_wire::upstream::{EventKind, events};
 use barrage_wire::ws::{self, Inbound, Incoming};
 use barrage_wire::{GatewayFrame, RawFrame, ServerFrame, split};
 use bytes::Bytes;
 
 use super::core::Core;
+use super::moderation::banned_text;
 use super::upstream::ticket;
-use crate::conn::{Conn, Membership, Phase, Role};
+use crate::conn::{Conn, Mark, Membership, Phase, Role};
+use crate::filter::{Verdict, What};
 use crate::limits::{
     CLIENT_OUTBOX_BYTES_MAX, HEARTBEAT, MISSED_FRAMES_MAX, ROOMS_PER_CONNECTION_MAX,
 };
-use crate::mail::{Head, Mail, Origin};
+use crate::mail::{Earlier, Head, HistoryAsk, Mail, Origin};
+use crate::past;
 use crate::refusal::Refusal;
 use crate::room_log::Transport;
+
+/// What a client is told whose words are refused. Not which: it would try another spelling.
+const NOT_ALLOWED: &[u8] = b"the words are not allowed here";
+
+/// Where a client says something.
+struct Said {
+    app: u32,
+    /// 0 for an uplink.
+    room: u64,
+    /// None for a message to a room.
+    channel: Option<u16>,
+    category: u16,
+    kind: u16,
+}
 
 /// What was taken off received bytes.
 pub(super) struct Parsed {
@@ -160,8 +180,15 @@ impl Core {
                 self.uplink(id, request, channel, kind, payload.0);
                 Ok(())
             }
-            // Inboxes come with reliable messages; until then no message asks for an ACK.
-            ClientFrame::Ack { .. } => Ok(()),
+            ClientFrame::Ack { inbox_seq } => {
+                self.ack(id, inbox_seq);
+                Ok(())
+            }
+            ClientFrame::History { request, room, epoch, from, since_ms, count } => {
+                let ask = HistoryAsk { epoch, from, since_ms, count };
+                self.client_history(id, request, room, ask);
+                Ok(())
+            }
             ClientFrame::Ping { nonce } => {
                 self.say(id, &ServerFrame::Pong { nonce });
                 Ok(())
@@ -178,6 +205,10 @@ impl Core {
             return Err(Refusal::new(CloseReason::Version, text));
         }
         let user = self.config.auth.client(*app, token.0)?;
+        let key = UserKey { app: AppId(*app), user: UserId(user) };
+        if let Some((until_ms, text)) = self.guards.moderation.is_banned(self.unix_ms(), key) {
+            return Err(Refusal::new(CloseReason::Banned, banned_text(until_ms, text)));
+        }
         let (connection, me) = (self.connection_number(id), self.here(id));
         let tick = self.clock.tick;
         let Some(conn) = self.conns.find(id) else { return Ok(()) };
@@ -188,9 +219,9 @@ impl Core {
         if let Some(conn) = self.conns.find(id) {
             conn.rooms.push(membership);
         }
-        let key = UserKey { app: AppId(*app), user: UserId(user) };
         let home = home_of_user(key, self.shards());
-        self.post.send(home, Mail::UserOn { user: key, who: me });
+        let (device, platform) = (*device, *platform);
+        self.post.send(home, Mail::UserOn { user: key, who: me, device, platform });
         self.metrics.clients += 1;
         self.say(
             id,
@@ -231,7 +262,14 @@ impl Core {
     }
 
     /// The room's home has counted a connection as a member.
-    pub(super) fn joined(&mut self, id: ConnId, request: u32, key: RoomKey, joined: Joined) {
+    pub(super) fn joined(
+        &mut self,
+        id: ConnId,
+        request: u32,
+        key: RoomKey,
+        joined: Joined,
+        earlier: Option<Box<Earlier>>,
+    ) {
         let refused = match self.conns.find(id).filter(|conn| conn.is_open()) {
             None => Some(None),
             Some(conn) if conn.rooms.len() > ROOMS_PER_CONNECTION_MAX => {
@@ -251,9 +289,22 @@ impl Core {
         if let Some(conn) = self.conns.find(id) {
             conn.rooms.push(membership);
         }
-        let Joined { alias, epoch, head, level, members, catch_up } = joined;
+        let Joined { alias, epoch, head, level, members, catch_up, snapshot } = joined;
         let (alias, room) = (alias.0, key.room.0);
-        self.say(id, &ServerFrame::Joined { request, alias, room, epoch, head, level, members });
+        let goes_on = earlier.as_ref().map_or((epoch, head), |it| (it.epoch, it.head));
+        let first = ServerFrame::Joined {
+            request,
+            alias,
+            room,
+            epoch: goes_on.0,
+            head: goes_on.1,
+            level,
+            members,
+        };
+        self.say(id, &first);
+        if let Some(earlier) = earlier {
+            self.say_later(id, earlier.frames.into_iter());
+        }
         match catch_up {
             CatchUp::Live => {}
             CatchUp::Missed(frames) => {
@@ -263,6 +314,7 @@ impl Core {
                 self.say(id, &ServerFrame::Reset { alias, epoch, oldest, head });
             }
         }
+        self.say_later(id, snapshot.into_iter());
         self.emit(EventKind::Join, id, room, CloseReason::PeerClosed);
     }
 
@@ -322,21 +374,131 @@ impl Core {
         else {
             return self.reply(id, request, Code::NotMember, 0, &[]);
         };
-        let Some(&category) = self.config.policy.category(category) else {
+        let (app, sender) = (conn.app, conn.user);
+        let Some(&category) = self.config.rules.policy.category(category) else {
             return self.reply(id, request, Code::UnknownCategory, 0, &[]);
         };
         if category.never_drop {
             let why = b"categories that are never dropped are for upstreams";
             return self.reply(id, request, Code::Forbidden, 0, why);
         }
-        let head = Head { category, kind, expires_ms: 0, idempotency_key: 0 };
-        let origin = Origin { at: self.here(id), request, silent: false };
-        self.publish(origin, key, head, payload);
+        let head = Head {
+            category: category.id,
+            class: category.class,
+            never_drop: category.never_drop,
+            stored: false,
+            kind,
+            count: 1,
+            expires_ms: 0,
+            sender,
+            // A client names no key: what it repeats is of one kind.
+            key: u64::from(kind) + 1,
+            idempotency_key: 0,
+        };
+        let said = Said { app, room: key.room.0, channel: None, category: category.id, kind };
+        match self.filtered(id, &said, payload) {
+            Some(payload) => {
+                let origin = Origin { at: self.here(id), request, silent: false };
+                self.publish(origin, key, head, &payload);
+            }
+            None => self.reply(id, request, Code::Refused, 0, NOT_ALLOWED),
+        }
+    }
+
+    /// The user's device has everything up to a number of its inbox.
+    fn ack(&mut self, id: ConnId, seq: u64) {
+        let who = self.here(id);
+        let Some(conn) = self.conns.find(id) else { return };
+        let user = UserKey { app: AppId(conn.app), user: UserId(conn.user) };
+        let device = conn.device;
+        let home = home_of_user(user, self.shards());
+        self.post.send(home, Mail::Acked { user, who, device, seq });
+    }
+
+    fn client_history(&mut self, id: ConnId, request: u32, room: u64, ask: HistoryAsk) {
+        let Some(conn) = self.conns.find(id) else { return };
+        let key = RoomKey { app: AppId(conn.app), room: RoomId(room) };
+        let refused = if self.membership(id, key).is_none() || room == 0 {
+            Some(Code::NotMember)
+        } else {
+            // One page at a time: the next one is asked for when it has come.
+            let free = self.conns.find(id).is_some_and(|conn| conn.mark(Mark::Paging));
+            (!free).then_some(Code::Overloaded)
+        };
+        if let Some(code) = refused {
+            let end = past::End { code, ..past::End::default() };
+            let frame = past::encode_end(request, &end, false);
+            return self.say_encoded(id, &frame);
+        }
+        let (home, who) = (home_of_room(key, self.shards()), self.here(id));
+        self.post.send(home, Mail::History { who, request, key, ask, by_upstream: false });
+    }
+
+    /// A page of a room's history has come.
+    pub(super) fn page(&mut self, id: ConnId, frames: Vec<Bytes>) {
+        let Some(conn) = self.conns.find(id) else { return };
+        conn.unmark(Mark::Paging);
+        if let Some(upstream) = conn.upstream.as_deref_mut() {
+            upstream.outstanding -= 1;
+        }
+        self.say_later(id, frames.into_iter());
+    }
+
+    /// What the word lists leave of what a client says. None: it does not pass.
+    fn filtered<'a>(
+        &mut self,
+        id: ConnId,
+        said: &Said,
+        payload: &'a [u8],
+    ) -> Option<Cow<'a, [u8]>> {
+        let rules = Arc::clone(&self.config.rules);
+        let what = match said.channel {
+            Some(_) => What::Uplink,
+            None => What::Category(said.category),
+        };
+        match rules.filter.check(said.app, what, payload) {
+            Verdict::Pass => Some(Cow::Borrowed(payload)),
+            Verdict::Flag { .. } => {
+                self.flag(id, said, payload);
+                Some(Cow::Borrowed(payload))
+            }
+            Verdict::Reject { word } => {
+                self.metrics.words_rejected_total += 1;
+                let connection = format_args!("{:x}", self.connection_number(id));
+                tracing::debug!(connection, word, "a message has a word that is not allowed");
+                None
+            }
+            Verdict::Mask { payload, flagged } => {
+                self.metrics.words_masked_total += 1;
+                if flagged.is_some() {
+                    self.flag(id, said, &payload);
+                }
+                Some(Cow::Owned(payload))
+            }
+        }
+    }
+
+    /// Tells those who asked for it that a client has said something doubtful.
+    fn flag(&mut self, id: ConnId, said: &Said, payload: &[u8]) {
+        self.metrics.words_flagged_total += 1;
+        let connection = self.connection_number(id);
+        let Some(conn) = self.conns.find(id) else { return };
+        let Said { app, room, channel, category, kind } = *said;
+        let user = conn.user;
+        let (channel, payload) = (channel.unwrap_or(0), Tail(payload));
+        let flagged =
+            GatewayFrame::Flagged { connection, user, room, channel, category, kind, payload };
+        self.tell_subscribers(app, events::FLAGGED, user, &flagged);
     }
 
     fn uplink(&mut self, id: ConnId, request: u32, channel: u16, kind: u16, payload: &[u8]) {
         let Some(conn) = self.conns.find(id) else { return };
         let (app, user) = (conn.app, conn.user);
+        let said = Said { app, room: 0, channel: Some(channel), category: 0, kind };
+        let Some(payload) = self.filtered(id, &said, payload) else {
+            self.metrics.uplinks_refused_total += 1;
+            return self.reply(id, request, Code::Refused, 0, NOT_ALLOWED);
+        };
         let refused = match self.subscribers.for_uplink(app, channel, user) {
             None => Code::NoUpstream,
             Some(at) if self.post.congested(at.shard) => Code::Overloaded,
@@ -348,7 +510,7 @@ impl Core {
                     user,
                     channel,
                     kind,
-                    payload: Tail(payload),
+                    payload: Tail(&payload),
                 };
                 let frame = Bytes::from(frame.to_vec());
                 return self.post.send(at.shard, Mail::Uplink { conn: at.conn, from, app, frame });
@@ -390,7 +552,11 @@ impl Core {
 
     /// Tells one client what it has missed, as it reads: frames wait as they are in the history, and
     /// are copied when there is room for them.
-    fn say_later(&mut self, id: ConnId, frames: impl Iterator<Item = Bytes>) {
+    pub(super) fn say_later(&mut self, id: ConnId, frames: impl Iterator<Item = Bytes>) {
+        let mut frames = frames.peekable();
+        if frames.peek().is_none() {
+            return;
+        }
         let Some(conn) = self.conns.find(id).filter(|conn| conn.is_heard()) else { return };
         let outbox = conn.outbox.get_or_insert_default();
         outbox.later.extend(frames);

@@ -1,15 +1,20 @@
 //! A shard's state, and which part of it every event and every mail is for.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use ahash::AHashMap;
-use barrage_router::{HistoryLimits, Policy, Room, RoomKey, Seen, ShardIndex};
+use barrage_router::{Frame, HistoryLimits, MergeId, Millis, Room, RoomKey, Seen, ShardIndex};
 use barrage_sys::{ConnId, Event};
 use barrage_wire::server::Code;
 use slab::Slab;
 
 use super::TICK_US;
+use super::guards::Guards;
+use super::history::History;
+use super::inbox::Inboxes;
+use super::publish::Waiter;
 use crate::auth::Auth;
 use crate::conn::{Conns, Mark, Role};
 use crate::directory::Directory;
@@ -17,6 +22,7 @@ use crate::limits::IDEMPOTENCY_KEYS_MAX;
 use crate::local_room::LocalRoom;
 use crate::mail::{ConnRef, Head, Mail, Origin, Post, TallyId};
 use crate::metrics::Metrics;
+use crate::policy_file::Rules;
 use crate::room_log::Pieces;
 use crate::uplink::Subscribers;
 use crate::wheel::Wheel;
@@ -38,8 +44,10 @@ pub struct ShardConfig {
     pub history: HistoryLimits,
     /// How tokens are checked.
     pub auth: Auth,
-    /// The rules of categories.
-    pub policy: Arc<Policy>,
+    /// The rules in force.
+    pub rules: Arc<Rules>,
+    /// What the gateway's clock has to be added to, to be milliseconds since 1970.
+    pub unix_ms: u64,
     /// Different at every start, and rising: epochs are made of it.
     pub epoch: u64,
 }
@@ -63,11 +71,24 @@ impl Clock {
     }
 }
 
+/// A room at its home.
+pub(super) struct HomeRoom {
+    pub room: Room,
+    /// When it is looked at next, if it is.
+    pub armed: Option<Millis>,
+}
+
 /// Rooms whose home this is, and what homes know besides.
 pub(super) struct Homes {
-    pub rooms: Slab<Room>,
+    pub rooms: Slab<HomeRoom>,
     pub by_key: AHashMap<RoomKey, u32>,
+    /// Rooms that have something to do at some moment. An entry that is not what its room is armed
+    /// for is stale.
+    pub due: BinaryHeap<Reverse<(Millis, u32)>>,
+    /// Publishes that wait for a message that carries them.
+    pub merged: AHashMap<(u32, MergeId), Vec<Waiter>>,
     pub users: Directory,
+    pub inboxes: Inboxes,
     pub seen: Seen,
     /// Where the search for idle rooms goes on.
     pub sweep: usize,
@@ -124,6 +145,8 @@ pub struct Core {
     pub(super) connections: u32,
     pub(super) local: Local,
     pub(super) homes: Homes,
+    pub(super) history: Option<History>,
+    pub(super) guards: Guards,
     pub(super) post: Post,
     pub(super) tallies: Slab<Tally>,
     pub(super) subscribers: Subscribers,
@@ -142,6 +165,8 @@ pub struct Core {
     pub(super) metrics: Metrics,
     /// For encoding a frame that is copied at once.
     pub(super) scratch: Vec<u8>,
+    /// For what a room says at once.
+    pub(super) frames: Vec<Frame>,
 }
 
 impl Core {
@@ -149,18 +174,23 @@ impl Core {
         let homes = Homes {
             rooms: Slab::new(),
             by_key: AHashMap::new(),
+            due: BinaryHeap::new(),
+            merged: AHashMap::new(),
             users: Directory::new(),
+            inboxes: Inboxes::default(),
             seen: Seen::new(IDEMPOTENCY_KEYS_MAX),
             sweep: 0,
             made: 0,
         };
-        Self {
+        let mut core = Self {
             conns: Conns::new(config.slots_per_ring),
             config,
             clock: Clock::default(),
             connections: 0,
             local: Local::default(),
             homes,
+            history: None,
+            guards: Guards::new(),
             post,
             tallies: Slab::new(),
             subscribers: Subscribers::default(),
@@ -174,7 +204,27 @@ impl Core {
             draining: None,
             metrics: Metrics::default(),
             scratch: Vec::new(),
+            frames: Vec::new(),
+        };
+        core.rules_changed();
+        core
+    }
+
+    /// Other rules come into force.
+    pub(super) fn set_rules(&mut self, rules: Arc<Rules>) {
+        self.config.rules = rules;
+        self.rules_changed();
+        // What waits may go out sooner, or at once.
+        for (index, place) in &mut self.homes.rooms {
+            let now = self.clock.millis();
+            place.armed = Some(now);
+            self.homes.due.push(Reverse((now, index as u32)));
         }
+    }
+
+    /// Milliseconds since 1970.
+    pub(super) fn unix_ms(&self) -> u64 {
+        self.config.unix_ms + self.clock.us / 1000
     }
 
     /// What the ring says.
@@ -195,33 +245,45 @@ impl Core {
             Mail::Join { who, request, key, cursor } => {
                 self.home_join(who, request, key, cursor);
             }
-            Mail::Joined { conn, request, key, joined } => {
-                self.joined(conn, request, key, joined);
+            Mail::Joined { conn, request, key, joined, earlier } => {
+                self.joined(conn, request, key, *joined, earlier);
             }
             Mail::Leave { shard, key } => self.home_leave(shard, key),
-            Mail::LeaveAsked { who, request, key } => {
-                let back = Mail::LeaveAskedBack { conn: who.conn, request, key };
-                self.post.send(who.shard, back);
-            }
+            Mail::LeaveAsked { who, request, key } => self.home_leave_asked(who, request, key),
             Mail::LeaveAskedBack { conn, request, key } => self.leave_asked(conn, request, key),
             Mail::Publish { origin, key, head, payload } => {
                 self.home_publish(origin, key, &head, &payload);
             }
             Mail::Frame { alias, frame } => self.append(alias, &frame),
             Mail::Published { origin, code, seq } => self.published(origin, code, seq),
-            Mail::UserOn { user, who } => self.homes.users.insert(user, who),
-            Mail::UserOff { user, who } => self.homes.users.remove(user, who),
-            Mail::ToUsers { tally, app, users, target, direct } => {
-                self.home_to_users(tally, app, &users, target, &direct);
+            Mail::UserOn { user, who, device, platform } => {
+                self.home_user_on(user, who, device, platform);
+            }
+            Mail::UserOff { user, who, device } => self.home_user_off(user, who, device),
+            Mail::WhichDevice { conn } => self.which_device(conn),
+            Mail::Device { user, who, device } => self.home_device(user, who, device),
+            Mail::Acked { user, who, device, seq } => self.home_acked(user, who, device, seq),
+            Mail::ToUsers { tally, app, users, target, message } => {
+                self.home_to_users(tally, app, &users, target, &message);
             }
             Mail::ToConn { conn, direct } => self.hand_to_conn(conn, &direct),
-            Mail::ToApp { tally, app, direct } => self.home_to_app(tally, app, &direct),
+            Mail::ToApp { tally, app, head, direct } => {
+                self.home_to_app(tally, app, &head, &direct)
+            }
             Mail::ToAppHere { tally, app, direct } => self.hand_to_app(tally, app, &direct),
             Mail::Tallied { tally, code, count, parts } => {
                 self.tallied(tally, code, count, parts);
             }
             Mail::Kick { tally, user, text } => self.home_kick(tally, user, &text),
             Mail::KickConn { conn, reason, text } => self.kick_conn(conn, reason, text),
+            Mail::Order { tally, order } => self.home_order(tally, *order),
+            Mail::Apply { tally, order } => self.apply_order(tally, *order),
+            Mail::History { who, request, key, ask, by_upstream } => {
+                self.home_history(who, request, key, ask, by_upstream);
+            }
+            Mail::Page { conn, frames } => self.page(conn, frames),
+            Mail::Demand { shard, demand } => self.demanded(shard, demand),
+            Mail::Share { demand } => self.shared(demand),
             Mail::Subscribe(subscriber) => self.subscribers.insert(*subscriber),
             Mail::Unsubscribe(at) => self.subscribers.remove(at),
             Mail::Event { conn, frame } => self.event_to_upstream(conn, &frame),
@@ -276,8 +338,11 @@ impl Core {
     /// How long nothing is to be done by itself.
     pub(super) fn sleep_us(&self) -> u64 {
         let tick = TICK_US - self.clock.us % TICK_US;
-        let rested = self.local.resting.iter().map(|&(at, _)| at.saturating_sub(self.clock.us));
-        rested.min().map_or(tick, |rested| rested.clamp(1, tick))
+        let rested = self.local.resting.iter().map(|&(at, _)| at);
+        let room = self.homes.due.peek().map(|&Reverse((due, _))| due);
+        let homes = room.into_iter().chain(self.inboxes_due()).map(|due| due.0 * 1000);
+        let next = rested.chain(homes).map(|at| at.saturating_sub(self.clock.us)).min();
+        next.map_or(tick, |next| next.clamp(1, tick))
     }
 
     /// Whether no connection is left.
@@ -291,6 +356,9 @@ impl Core {
             rooms_home: self.homes.rooms.len() as u64,
             rooms_local: self.local.rooms.len() as u64,
             log_bytes: self.local.pieces.in_use() as u64,
+            inboxes: self.homes.inboxes.len() as u64,
+            egress_fullness_permille: self.egress_fullness(),
+            history_failing: u64::from(self.history.is_some() && !self.stores()),
             ..self.metrics.clone()
         }
     }

@@ -55,8 +55,10 @@ impl Core {
             count = room.len() as u64;
             let frame = Frame {
                 seq: room.log.head() + 1,
-                class: direct.head.category.class,
-                never_drop: direct.head.category.never_drop,
+                class: direct.class,
+                never_drop: direct.never_drop,
+                category: 0,
+                merged: None,
                 bytes: direct.frame.clone(),
             };
             self.append_to(index, &frame);
@@ -68,19 +70,18 @@ impl Core {
     /// A message for one connection.
     pub(super) fn hand_to_conn(&mut self, id: ConnId, direct: &Direct) {
         let Some(conn) = self.conns.find(id).filter(|conn| conn.is_open()) else { return };
-        let category = direct.head.category;
         // What may be dropped leaves half of the place to what may not.
-        let max = if category.never_drop { 2 } else { 1 } * CLIENT_OUTBOX_BYTES_MAX / 2;
+        let max = if direct.never_drop { 2 } else { 1 } * CLIENT_OUTBOX_BYTES_MAX / 2;
         let full = conn.outbox_bytes() + direct.frame.len() > max;
-        if full && category.never_drop {
+        if full && direct.never_drop {
             let text = "messages that may not be dropped wait and are not read";
             return self.refuse(id, Refusal::new(CloseReason::SlowReader, text));
         }
         if full {
             let mut counts = [0; CLASSES];
-            counts[category.class.index()] = 1;
+            counts[direct.class.index()] = 1;
             self.metrics.shed(counts);
-            conn.outbox.get_or_insert_default().shed[category.class.index()] += 1;
+            conn.outbox.get_or_insert_default().shed[direct.class.index()] += 1;
         } else {
             conn.push(&direct.frame);
             self.metrics.direct_total += 1;
@@ -155,6 +156,7 @@ impl Core {
         match flight {
             Flight::None => unreachable!("what was sent was in flight"),
             Flight::Outbox => {
+                self.guards.egress.spend(self.clock.millis(), Class::P0, true, count as u64);
                 if count < slice.len() {
                     conn.outbox.get_or_insert_default().rest = Some(slice.skip(count));
                 }

@@ -188,6 +188,7 @@ impl Core {
             | CloseReason::Full
             | CloseReason::Replaced
             | CloseReason::Kicked
+            | CloseReason::Banned
             | CloseReason::Socket => return,
         };
         *counter += 1;
@@ -203,6 +204,7 @@ impl Core {
             conn.flight = Flight::LeftRoom;
         }
         let user = UserKey { app: AppId(conn.app), user: UserId(conn.user) };
+        let device = conn.device;
         match conn.role {
             Role::Client(_) => {
                 while let Some(conn) = self.conns.find(id)
@@ -217,7 +219,7 @@ impl Core {
                     }
                 }
                 let home = home_of_user(user, self.shards());
-                self.post.send(home, Mail::UserOff { user, who: here });
+                self.post.send(home, Mail::UserOff { user, who: here, device });
                 self.emit(EventKind::Disconnect, id, 0, reason);
                 self.metrics.clients -= 1;
             }
@@ -240,6 +242,8 @@ impl Core {
                 self.look(look.conn, look.once);
             }
             self.sweep_rooms();
+            self.sweep_orders();
+            self.divide();
             self.expire_uplinks();
             self.tell_lost_events();
         }
@@ -287,6 +291,7 @@ impl Core {
 
     /// Everybody is to go, when they have what was admitted before.
     pub(super) fn start_drain(&mut self) {
+        self.close_rooms();
         let everybody = self.conns.ids().collect();
         self.draining = Some(Drain { since: self.clock.tick, everybody });
     }
@@ -305,6 +310,7 @@ impl Core {
         let rooms = &self.local.rooms;
         let behind = rooms.iter().any(|(_, room)| room.is_behind());
         let walking = behind
+            || self.is_storing()
             || self.local.queues.iter().any(|queue| !queue.is_empty())
             || !self.local.resting.is_empty()
             || self.local.walked.is_some();
@@ -358,7 +364,9 @@ fn retry_after_ms(reason: CloseReason) -> u32 {
     match reason {
         CloseReason::Full => 5_000,
         CloseReason::RateLimited => 10_000,
-        CloseReason::Token | CloseReason::Version | CloseReason::Protocol => 60_000,
+        CloseReason::Token | CloseReason::Version | CloseReason::Protocol | CloseReason::Banned => {
+            60_000
+        }
         CloseReason::PeerClosed
         | CloseReason::HelloTimeout
         | CloseReason::FrameTimeout

@@ -7,21 +7,29 @@
 mod client;
 mod core;
 mod fanout;
+mod guards;
+mod history;
 mod home;
+mod inbox;
 mod lifecycle;
+mod moderation;
+mod publish;
 #[cfg(test)]
 mod simulation;
 mod upstream;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use barrage_sys::{KernelRing, Ring};
 
 pub use self::core::{Core, ShardConfig};
+pub use self::history::{History, Restored};
 use crate::conn::Role;
 use crate::limits::{MAIL_BATCH, TICK};
 use crate::mail::Post;
 use crate::metrics::Metrics;
+use crate::policy_file::Rules;
 
 /// See the module.
 pub struct Shard<R> {
@@ -55,6 +63,7 @@ impl<R: Ring> Shard<R> {
         self.ring.set_deaf(self.core.post.any_congested() || self.core.is_flooded());
         let heard = self.hear();
         let mailed = self.read_mail();
+        let stored = self.core.hear_history();
         let ticked = self.look_at_clocks();
         self.core.drain_some();
         self.core.write_replies();
@@ -63,7 +72,7 @@ impl<R: Ring> Shard<R> {
         self.core.close_some(&mut self.ring);
         self.core.post.flush();
         self.ring.submit();
-        let busy = heard > 0 || mailed > 0 || ticked || walked || self.core.has_more();
+        let busy = heard > 0 || mailed > 0 || stored || ticked || walked || self.core.has_more();
         if busy { Next::Again } else { Next::Sleep(self.core.sleep_us()) }
     }
 
@@ -89,6 +98,8 @@ impl<R: Ring> Shard<R> {
     }
 
     fn look_at_clocks(&mut self) -> bool {
+        self.core.tick_rooms();
+        self.core.tick_inboxes();
         let ticked = self.core.tick();
         if ticked {
             self.ring.tick();
@@ -108,6 +119,16 @@ impl<R: Ring> Shard<R> {
     /// Whether a drain has nothing left to do.
     pub fn is_drained(&self) -> bool {
         self.stopped_accepting && self.core.is_empty() && self.core.post.is_empty()
+    }
+
+    /// Other rules come into force: nothing is dropped for it.
+    pub fn set_rules(&mut self, rules: Arc<Rules>) {
+        self.core.set_rules(rules);
+    }
+
+    /// What was on disk when the gateway started, as far as it is this shard's, and the way there.
+    pub fn restore(&mut self, history: History, restored: Restored) {
+        self.core.restore(history, restored);
     }
 
     /// The shard's numbers at this moment.

@@ -1,6 +1,8 @@
 //! What upstream services say, and what they are told.
 
-use barrage_router::{AppId, RoomId, RoomKey, ShardIndex, Target, UserId, UserKey, home_of_user};
+use barrage_router::{
+    AppId, Order, RoomId, RoomKey, ShardIndex, Target, UserId, UserKey, home_of_room, home_of_user,
+};
 use barrage_sys::ConnId;
 use barrage_wire::codec::{List, Tail};
 use barrage_wire::limits::{PROTOCOL_VERSION, REPLIES_MAX};
@@ -10,11 +12,12 @@ use barrage_wire::{GatewayFrame, RawFrame, ServerFrame, UpstreamFrame};
 use bytes::Bytes;
 
 use super::core::{Core, TallyEnd};
+use super::moderation::{mute, user as user_of};
 use crate::conn::{Role, Upstream};
 use crate::limits::{HEARTBEAT, SUBSCRIBERS_MAX, UPSTREAM_CREDITS, UPSTREAM_OUTBOX_BYTES_MAX};
-use crate::mail::{ConnRef, Direct, Head, Mail, Origin};
+use crate::mail::{ConnRef, Direct, Head, HistoryAsk, Mail, Origin, ToUser};
 use crate::refusal::Refusal;
-use crate::uplink::Subscriber;
+use crate::uplink::{Subscriber, event_bit};
 
 /// Who asked what, as an upstream carries it: shard, generation, index, request.
 pub(super) fn ticket(from: Origin) -> u128 {
@@ -48,7 +51,27 @@ impl Core {
             }
             _ if !greeted => Err(Refusal::new(CloseReason::Protocol, "HELLO comes first")),
             UpstreamFrame::PublishRoom { head, room, payload } => {
-                self.publish_room(id, app, &head, room, payload.0)
+                self.publish_room(id, app, &head, room, 0, 1, payload.0)
+            }
+            UpstreamFrame::PublishFrom { head, room, sender, count, payload } => {
+                self.publish_room(id, app, &head, room, sender, count, payload.0)
+            }
+            UpstreamFrame::Mute { request, user, room, seconds } => {
+                let (user, until_ms) = (user_of(app, user), self.until_ms(seconds));
+                self.order(id, request, user, mute(user, room, until_ms))
+            }
+            UpstreamFrame::Ban { request, user, seconds, text } => {
+                let (user, until_ms) = (user_of(app, user), self.until_ms(seconds));
+                let text = text.0.into();
+                self.order(id, request, user, Order::Ban { user, until_ms, text })
+            }
+            UpstreamFrame::History { request, room, epoch, from, since_ms, count } => {
+                let who = self.take_credit(id, request, AckMode::Accepted)?.at;
+                let key = RoomKey { app: AppId(app), room: RoomId(room) };
+                let ask = HistoryAsk { epoch, from, since_ms, count };
+                let home = home_of_room(key, self.shards());
+                self.post.send(home, Mail::History { who, request, key, ask, by_upstream: true });
+                Ok(())
             }
             UpstreamFrame::PublishUser { head, user, payload } => {
                 self.publish_users(id, app, &head, &[user], Target::User(user), payload.0)
@@ -123,7 +146,12 @@ impl Core {
     }
 
     /// Counts a request against the credits.
-    fn take_credit(&mut self, id: ConnId, request: u32, ack: AckMode) -> Result<Origin, Refusal> {
+    pub(super) fn take_credit(
+        &mut self,
+        id: ConnId,
+        request: u32,
+        ack: AckMode,
+    ) -> Result<Origin, Refusal> {
         let at = self.here(id);
         if let Some(upstream) = self.upstream(id) {
             upstream.outstanding += 1;
@@ -140,46 +168,44 @@ impl Core {
     }
 
     /// What a publish says about its message; or how it ends at once.
-    fn head(&self, head: &PublishHead) -> Result<Head, Code> {
-        match head.ack {
-            AckMode::Stored => return Err(Code::Unsupported),
-            AckMode::None | AckMode::Accepted => {}
-        }
-        let category = self.config.policy.category(head.category).ok_or(Code::UnknownCategory)?;
+    fn head(&self, head: &PublishHead, sender: u64, count: u32) -> Result<Head, Code> {
+        let category =
+            self.config.rules.policy.category(head.category).ok_or(Code::UnknownCategory)?;
         let ttl = u64::from(head.ttl_ms);
         let expires_ms = if ttl == 0 { 0 } else { self.clock.millis().0 + ttl };
         Ok(Head {
-            category: *category,
+            category: category.id,
+            class: category.class,
+            never_drop: category.never_drop,
+            stored: head.ack == AckMode::Stored,
             kind: head.kind,
+            count,
             expires_ms,
+            sender,
+            key: head.merge_key,
             idempotency_key: head.idempotency_key,
         })
     }
 
+    #[allow(clippy::too_many_arguments, reason = "the fields of two frames that do the same")]
     fn publish_room(
         &mut self,
         id: ConnId,
         app: u32,
         head: &PublishHead,
         room: u64,
+        sender: u64,
+        count: u32,
         payload: &[u8],
     ) -> Result<(), Refusal> {
         let origin = self.take_credit(id, head.request, head.ack)?;
         let key = RoomKey { app: AppId(app), room: RoomId(room) };
-        match self.head(head) {
+        match self.head(head, sender, count) {
             Ok(_) if room == 0 => self.published(origin, Code::Forbidden, 0),
             Ok(head) => self.publish(origin, key, head, payload),
             Err(code) => self.published(origin, code, 0),
         }
         Ok(())
-    }
-
-    fn direct(&self, head: &PublishHead, payload: &[u8]) -> Result<Direct, Code> {
-        let (category, kind) = (head.category, head.kind);
-        let head = self.head(head)?;
-        let payload = Tail(payload);
-        let frame = ServerFrame::Direct { inbox_seq: 0, category, kind, flags: 0, payload };
-        Ok(Direct { head, frame: Bytes::from(frame.to_vec()) })
     }
 
     fn publish_users(
@@ -192,13 +218,15 @@ impl Core {
         payload: &[u8],
     ) -> Result<(), Refusal> {
         let origin = self.take_credit(id, head.request, head.ack)?;
-        let direct = match self.direct(head, payload) {
-            Ok(direct) => direct,
+        let ttl_ms = head.ttl_ms;
+        let head = match self.head(head, 0, 1) {
+            Ok(head) => head,
             Err(code) => {
                 self.published(origin, code, 0);
                 return Ok(());
             }
         };
+        let message = ToUser { head, ttl_ms, payload: Bytes::copy_from_slice(payload) };
         let mut homes = vec![Vec::new(); usize::from(self.post.shards())];
         for &user in users {
             let user = UserKey { app: AppId(app), user: UserId(user) };
@@ -219,8 +247,8 @@ impl Core {
                 self.tallied(tally, Code::Overloaded, 0, 1);
                 continue;
             }
-            let direct = direct.clone();
-            self.post.send(shard, Mail::ToUsers { tally, app, users, target, direct });
+            let message = Box::new(message.clone());
+            self.post.send(shard, Mail::ToUsers { tally, app, users, target, message });
         }
         Ok(())
     }
@@ -233,11 +261,21 @@ impl Core {
         payload: &[u8],
     ) -> Result<(), Refusal> {
         let origin = self.take_credit(id, head.request, head.ack)?;
-        match self.direct(head, payload) {
+        let (category, kind) = (head.category, head.kind);
+        match self.head(head, 0, 1) {
             Err(code) => self.published(origin, code, 0),
-            Ok(direct) => {
-                let tally = self.open_tally(TallyEnd::Origin(origin), 1);
-                self.post.send(self.home_of_app(app), Mail::ToApp { tally, app, direct });
+            // It goes to whoever is there: there is no history of it.
+            Ok(head) if head.stored => self.published(origin, Code::Unstored, 0),
+            Ok(head) => {
+                let payload = Tail(payload);
+                let frame = ServerFrame::Direct { inbox_seq: 0, category, kind, flags: 0, payload };
+                let direct = Direct {
+                    class: head.class,
+                    never_drop: head.never_drop,
+                    frame: Bytes::from(frame.to_vec()),
+                };
+                let (tally, head) = (self.open_tally(TallyEnd::Origin(origin), 1), Box::new(head));
+                self.post.send(self.home_of_app(app), Mail::ToApp { tally, app, head, direct });
             }
         }
         Ok(())
@@ -314,8 +352,19 @@ impl Core {
             port,
             reason,
         };
+        self.tell_subscribers(app, event_bit(event), user, &frame);
+    }
+
+    /// Tells those upstreams of an app that have asked for it.
+    pub(super) fn tell_subscribers(
+        &mut self,
+        app: u32,
+        bit: u16,
+        user: u64,
+        frame: &GatewayFrame<'_>,
+    ) {
         let mut encoded = None;
-        for at in self.subscribers.for_event(app, event, user) {
+        for at in self.subscribers.for_event(app, bit, user) {
             if self.post.congested(at.shard) {
                 *self.lost_events.entry(at).or_default() += 1;
                 continue;

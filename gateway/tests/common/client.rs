@@ -34,7 +34,30 @@ pub enum Said {
     Shed { alias: u32, first: u64, last: u64, counts: [u32; 4] },
     Reset { alias: u32, epoch: u64, oldest: u64, head: u64 },
     Reply { request: u32, code: Code, seq: u64, payload: Vec<u8> },
-    Direct { category: u16, kind: u16, payload: Vec<u8> },
+    Direct { inbox_seq: u64, category: u16, kind: u16, flags: u8, payload: Vec<u8> },
+    Combo {
+        alias: u32,
+        seq: u64,
+        category: u16,
+        flags: u8,
+        sender: u64,
+        key: u64,
+        count: u32,
+        total: u64,
+        payload: Vec<u8>,
+    },
+    State { alias: u32, seq: u64, key: u64, payload: Vec<u8> },
+    Snapshot { alias: u32, seq: u64, key: u64, payload: Vec<u8> },
+    Past { request: u32, epoch: u64, seq: u64, time_ms: u64, frame: u8, payload: Vec<u8> },
+    PastEnd {
+        request: u32,
+        code: Code,
+        epoch: u64,
+        oldest: u64,
+        head: u64,
+        next_epoch: u64,
+        next: u64,
+    },
     Redirect,
     Close { reason: CloseReason, text: String },
     Pong { nonce: u64 },
@@ -61,8 +84,26 @@ impl From<ServerFrame<'_>> for Said {
             ServerFrame::Reply { request, code, seq, payload } => {
                 Self::Reply { request, code, seq, payload: payload.0.to_vec() }
             }
-            ServerFrame::Direct { category, kind, payload, .. } => {
-                Self::Direct { category, kind, payload: payload.0.to_vec() }
+            ServerFrame::Direct { inbox_seq, category, kind, flags, payload } => {
+                Self::Direct { inbox_seq, category, kind, flags, payload: payload.0.to_vec() }
+            }
+            ServerFrame::Combo {
+                alias, seq, category, flags, sender, key, count, total, payload, ..
+            } => {
+                let payload = payload.0.to_vec();
+                Self::Combo { alias, seq, category, flags, sender, key, count, total, payload }
+            }
+            ServerFrame::State { alias, seq, key, payload, .. } => {
+                Self::State { alias, seq, key, payload: payload.0.to_vec() }
+            }
+            ServerFrame::Snapshot { alias, seq, key, payload, .. } => {
+                Self::Snapshot { alias, seq, key, payload: payload.0.to_vec() }
+            }
+            ServerFrame::Past { request, epoch, seq, time_ms, frame, payload, .. } => {
+                Self::Past { request, epoch, seq, time_ms, frame, payload: payload.0.to_vec() }
+            }
+            ServerFrame::PastEnd { request, code, epoch, oldest, head, next_epoch, next } => {
+                Self::PastEnd { request, code, epoch, oldest, head, next_epoch, next }
             }
             ServerFrame::Redirect { .. } => Self::Redirect,
             ServerFrame::Close { reason, text, .. } => {

@@ -20,6 +20,9 @@ pub enum Told {
     Event(Event),
     Uplink(Uplink),
     Lost { events: u64, uplinks: u64 },
+    Past { request: u32, epoch: u64, seq: u64, time_ms: u64, frame: u8, payload: Vec<u8> },
+    PastEnd { request: u32, code: Code, epoch: u64, oldest: u64, head: u64, next: (u64, u64) },
+    Flagged { user: u64, room: u64, channel: u16, category: u16, payload: Vec<u8> },
     Pong { nonce: u64 },
     Close { reason: CloseReason, text: String },
 }
@@ -78,6 +81,15 @@ impl From<GatewayFrame<'_>> for Told {
             GatewayFrame::Uplink { ticket, connection, user, channel, kind, payload } => {
                 let payload = payload.0.to_vec();
                 Self::Uplink(Uplink { ticket, connection, user, channel, kind, payload })
+            }
+            GatewayFrame::Past { request, epoch, seq, time_ms, frame, payload, .. } => {
+                Self::Past { request, epoch, seq, time_ms, frame, payload: payload.0.to_vec() }
+            }
+            GatewayFrame::PastEnd { request, code, epoch, oldest, head, next_epoch, next } => {
+                Self::PastEnd { request, code, epoch, oldest, head, next: (next_epoch, next) }
+            }
+            GatewayFrame::Flagged { user, room, channel, category, payload, .. } => {
+                Self::Flagged { user, room, channel, category, payload: payload.0.to_vec() }
             }
             GatewayFrame::Lost { events, uplinks } => Self::Lost { events, uplinks },
             GatewayFrame::Pong { nonce } => Self::Pong { nonce },

@@ -1,8 +1,11 @@
 //! A client, and what it insists on.
 
-use barrage_router::{CatchUp, Cursor, Frame, Joined};
+use std::collections::BTreeMap;
 
-use crate::model::Model;
+use barrage_router::{CatchUp, Cursor, Frame, Joined};
+use barrage_wire::ServerFrame;
+
+use crate::model::{Model, decode};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum State {
@@ -19,16 +22,33 @@ pub struct Member {
     /// Tells an answer to this visit from a late answer to an earlier one.
     pub visit: u32,
     pub cursor: Option<Cursor>,
+    /// Its cursor was not where it left off, so it has missed what nobody knows of.
+    pub lies: bool,
+    /// The values that it shows, by category and key.
+    values: BTreeMap<(u16, u64), Vec<u8>>,
 }
 
 impl Member {
     pub fn new(room: usize) -> Self {
-        Self { room, shard: 0, state: State::Away, visit: 0, cursor: None }
+        Self {
+            room,
+            shard: 0,
+            state: State::Away,
+            visit: 0,
+            cursor: None,
+            lies: false,
+            values: BTreeMap::new(),
+        }
     }
 
     /// Is told how its join ended.
     pub fn joined(&mut self, model: &Model, joined: &Joined) {
         let head = Cursor { epoch: joined.epoch, seq: joined.head };
+        if self.cursor.is_none() || matches!(joined.catch_up, CatchUp::Reset { .. }) {
+            self.lies = false;
+            self.values.clear();
+        }
+        joined.snapshot.iter().for_each(|bytes| self.show(bytes));
         match &joined.catch_up {
             CatchUp::Live => {
                 assert!(self.cursor.is_none_or(|cursor| cursor == head), "live, but behind");
@@ -50,5 +70,28 @@ impl Member {
         assert_eq!(frame.seq, cursor.seq + 1, "no gap, no repeat");
         assert_eq!(frame.bytes, model.frame(epoch, frame.seq), "replay and live are the same");
         cursor.seq = frame.seq;
+        self.show(&frame.bytes);
+    }
+
+    /// In the end it shows what the room's keys are, and none that were removed.
+    pub fn check_values(&self, model: &Model) {
+        for (id, expected) in model.merges.values().filter(|_| !self.lies) {
+            let shown = self.values.get(&(id.category, id.key)).map(|payload| &payload[..]);
+            assert_eq!(shown, expected.map(|(_, payload)| payload), "{id:?}");
+        }
+    }
+
+    fn show(&mut self, bytes: &[u8]) {
+        match decode(bytes) {
+            ServerFrame::State { category, key, payload, .. }
+            | ServerFrame::Snapshot { category, key, payload, .. } => {
+                match payload.0.is_empty() {
+                    true => self.values.remove(&(category, key)),
+                    false => self.values.insert((category, key), payload.0.to_vec()),
+                };
+            }
+            ServerFrame::Message { .. } | ServerFrame::Combo { .. } => {}
+            other => panic!("a room does not say {other:?}"),
+        }
     }
 }

@@ -5,22 +5,39 @@
 //! again and prints what happened in it.
 
 mod client;
+mod clock;
+mod limits;
 mod mail;
+mod merges;
 mod model;
+mod random;
 mod report;
+mod rules;
+mod timing;
 mod world;
 
 use report::Report;
 use world::World;
 
 /// Seeds that every test run goes through.
-const SEEDS: u64 = 8_000;
+const SEEDS: u64 = 4_000;
 
 /// Runs one seed. A seed that has failed becomes a test by the name of what was wrong:
 /// `#[test] fn a_resume_at_the_oldest_frame_is_not_a_reset() { run(1234); }`
 fn run(seed: u64) -> Report {
     let _name_the_seed = OnPanic(seed);
     World::new(seed).run()
+}
+
+/// The seeds to go through, or the one that the environment names.
+fn seeds(count: u64) -> std::ops::Range<u64> {
+    match std::env::var("SEED") {
+        Ok(seed) => {
+            let seed = seed.parse().expect("SEED is a number");
+            seed..seed + 1
+        }
+        Err(_) => 0..count,
+    }
 }
 
 /// Says how to see a failure again.

@@ -4,37 +4,22 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroU16;
 
 use barrage_router::{
-    Admission, Alias, AppId, CatchUp, Cursor, HistoryLimits, Millis, Policy, Publish, ROOM_IDLE_MS,
-    Room, RoomId, RoomKey, ShardIndex, home_of_room,
+    Admission, Alias, AppId, CatchUp, Cursor, Frame, HistoryLimits, Millis, Policy, Publish,
+    ROOM_IDLE_MS, Room, RoomId, RoomKey, ShardIndex, home_of_room,
 };
 
 use crate::client::{Member, State};
 use crate::mail::{Ask, Queues, Tell};
 use crate::model::Model;
+use crate::random::Random;
 use crate::report::Report;
+use crate::rules::{IDS, rules};
 
 /// What members and clocks do in a run, before everything is delivered.
 const STEPS: u32 = 250;
 const SHARDS_MAX: u64 = 4;
 const ROOMS_MAX: u64 = 3;
 const MEMBERS_MAX: u64 = 12;
-
-/// SplitMix64: small, and the same everywhere for ever.
-struct Random(u64);
-
-impl Random {
-    /// Under `end`.
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (x ^ (x >> 31)) % end
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len() as u64) as usize]
-    }
-}
 
 pub struct World {
     random: Random,
@@ -65,6 +50,7 @@ impl World {
         let of_shards = NonZeroU16::new(shards).expect("at least one");
         let shards = usize::from(shards);
         let home = |room| usize::from(home_of_room(key(room), of_shards).0);
+        let policy = rules(&mut random);
         let mut model = |room| {
             let limits = HistoryLimits {
                 frames_max: random.pick(&[0, 1, 4, 16, 100, 100]),
@@ -74,7 +60,7 @@ impl World {
         };
         Self {
             now: 0,
-            policy: Policy::builtin(),
+            policy,
             shards,
             rooms: (0..rooms).map(|_| None).collect(),
             homes: (0..rooms).map(home).collect(),
@@ -99,7 +85,7 @@ impl World {
                 self.act();
             }
         }
-        while self.deliver() {}
+        self.settle();
         self.check_end();
         // Everybody who is away comes back: what they missed is what the others saw.
         for member in 0..self.members.len() {
@@ -108,6 +94,7 @@ impl World {
                 while self.deliver() {}
             }
         }
+        self.settle();
         self.check_end();
         self.report.trace = self.trace.finish();
         self.report
@@ -116,15 +103,87 @@ impl World {
     /// Something happens that is not mail.
     fn act(&mut self) {
         let member = self.random.below(self.members.len() as u64) as usize;
-        match self.random.below(100) {
-            0..45 => self.publish(member),
-            45..95 if self.members[member].state == State::Away => self.join(member),
+        let room = self.random.below(self.rooms.len() as u64) as usize;
+        match self.random.below(200) {
+            0..90 => self.publish(member),
+            90..140 if self.members[member].state == State::Away => self.join(member),
             // A disconnect is the same leave: the client keeps its cursor either way.
-            45..65 => self.leave(member),
-            65..95 => self.now += self.random.below(1_000),
+            90..110 => self.leave(member),
+            110..140 => self.now += self.random.below(100),
+            140..155 => self.now += self.random.below(1_500),
+            155..187 => self.tick(room),
+            187..190 => {
+                self.policy = rules(&mut self.random);
+                (0..self.rooms.len()).for_each(|room| self.tick(room));
+            }
+            190..194 => self.close(room),
+            194..198 => self.restart(room),
             _ => {
                 self.now += self.random.below(2 * ROOM_IDLE_MS);
                 self.forget_idle();
+            }
+        }
+    }
+
+    /// Everything is delivered, and everything that waits for its moment has it.
+    fn settle(&mut self) {
+        loop {
+            while self.deliver() {}
+            let dues = self.rooms.iter().flatten().filter_map(Room::due);
+            let Some(due) = dues.min() else { return };
+            self.now = self.now.max(due.0);
+            (0..self.rooms.len()).for_each(|room| self.tick(room));
+        }
+    }
+
+    fn tick(&mut self, index: usize) {
+        let Some(room) = &mut self.rooms[index] else { return };
+        let (now, model, mut out) = (Millis(self.now), &mut self.models[index], Vec::new());
+        room.tick(now, &self.policy, &mut out);
+        assert!(room.due().is_none_or(|due| due > now), "everything due is done");
+        model.observe_level(self.now, &self.policy, room, true);
+        model.frames(self.now, &self.policy, &out, false);
+        model.check_ticked(self.now, &self.policy);
+        self.report.ticked += u64::from(!out.is_empty());
+        self.say(index, out);
+    }
+
+    /// What waits goes out at once.
+    fn close(&mut self, index: usize) {
+        let Some(room) = &mut self.rooms[index] else { return };
+        let (model, mut out) = (&mut self.models[index], Vec::new());
+        room.close(Millis(self.now), &self.policy, &mut out);
+        model.frames(self.now, &self.policy, &out, true);
+        model.merges.close();
+        self.report.closed += u64::from(!out.is_empty());
+        self.say(index, out);
+    }
+
+    /// The home of a room without members ends, and another goes on with its numbers.
+    fn restart(&mut self, index: usize) {
+        if self.rooms[index].as_ref().is_some_and(|room| room.members() == 0) {
+            self.close(index);
+            let model = &mut self.models[index];
+            let (alias, epoch, head) = (Alias(model.alias), model.epoch(), model.head());
+            let room = Room::resume(key(index), alias, epoch, head, model.limits);
+            self.rooms[index] = Some(room);
+            model.resume();
+            self.report.resumed += 1;
+        }
+    }
+
+    /// Mails frames to the shards with members. What was given a number is not held back: what a
+    /// tick sends may make a queue longer than it should be.
+    fn say(&mut self, index: usize, out: Vec<Frame>) {
+        let (home, room) = (self.homes[index], self.rooms[index].as_ref());
+        let room = room.expect("only a room that is there says something");
+        let epoch = room.epoch();
+        for frame in out {
+            (frame.seq, &frame.bytes[..]).hash(&mut self.trace);
+            self.report.merged += u64::from(frame.merged.is_some());
+            for to in room.shards() {
+                let frame = frame.clone();
+                self.tells.push(home, usize::from(to.0), index, Tell::Frame { epoch, frame });
             }
         }
     }
@@ -141,10 +200,14 @@ impl World {
     }
 
     fn publish(&mut self, member: usize) {
+        let payload_bytes = self.random.pick(&[0, 1, 10, 100]);
         let ask = Ask::Publish {
-            category: self.random.below(self.policy.categories().count() as u64) as u16,
-            kind: self.random.below(1 << 16) as u16,
-            payload: vec![0; self.random.below(100) as usize],
+            category: self.random.pick(&IDS),
+            kind: self.random.below(3) as u16,
+            payload: vec![self.random.below(256) as u8; payload_bytes],
+            sender: self.random.below(2),
+            key: self.random.pick(&[0, 1, 1, 2]),
+            count: self.random.pick(&[0, 1, 1, 1, 3, u32::MAX]),
         };
         let (shard, room) = (self.members[member].shard, self.members[member].room);
         self.ask(shard, room, ask);
@@ -157,6 +220,7 @@ impl World {
         let ask = Ask::Join { member: index, visit, cursor };
         if self.ask(shard, room, ask) {
             let member = &mut self.members[index];
+            member.lies |= cursor.is_some() && cursor != member.cursor;
             member.state = State::Joining;
             (member.shard, member.visit, member.cursor) = (shard, visit, cursor);
         }
@@ -186,7 +250,9 @@ impl World {
     }
 
     fn forget_idle(&mut self) {
-        for (place, model) in self.rooms.iter_mut().zip(&mut self.models) {
+        for index in 0..self.rooms.len() {
+            self.tick(index);
+            let (place, model) = (&mut self.rooms[index], &mut self.models[index]);
             if let Some(room) = place {
                 assert_eq!(room.is_idle(Millis(self.now)), model.is_idle(self.now));
                 if room.is_idle(Millis(self.now)) {
@@ -232,49 +298,52 @@ impl World {
     /// The home's work: the real room and the model are asked the same.
     fn handle(&mut self, index: usize, shard: usize, ask: Ask) {
         let (now, from) = (Millis(self.now), ShardIndex(shard as u16));
-        let (model, home) = (&mut self.models[index], self.homes[index]);
-        model.touch(self.now);
+        let (model, policy, home) = (&mut self.models[index], &self.policy, self.homes[index]);
+        model.wake();
         let room = self.rooms[index].get_or_insert_with(|| {
             Room::new(key(index), Alias(model.alias), model.epoch(), model.limits)
         });
+        let (level, mut out) = (room.level(), Vec::new());
         match ask {
             Ask::Join { member, visit, cursor } => {
-                let joined = room.join(now, from, cursor);
+                let joined = room.join(now, policy, from, cursor);
                 model.join(shard);
+                model.touch(self.now);
+                model.observe_level(self.now, policy, room, false);
                 model.check_joined(cursor, &joined);
                 format!("{joined:?}").hash(&mut self.trace);
+                self.report.snapshots += joined.snapshot.len() as u64;
                 let tell = Tell::Joined { member, visit, joined };
                 self.tells.push(home, shard, index, tell);
             }
             Ask::Leave => {
-                room.leave(now, from);
+                room.leave(now, policy, from);
                 model.leave(shard);
+                model.touch(self.now);
+                model.observe_level(self.now, policy, room, false);
             }
-            Ask::Publish { category, kind, payload } => {
-                let category = self.policy.category(category).expect("a built-in category");
+            Ask::Publish { category, kind, payload, sender, key, count } => {
+                // Without its category the message goes no further than the home.
+                let Some(&category) = policy.category(category) else { return };
                 let payload = &payload[..];
-                let message = Publish { category, kind, payload };
-                let Admission::Admitted(frame) = room.publish(now, message) else {
-                    panic!("nothing is limited yet");
-                };
-                model.publish(category, kind, payload);
-                assert_eq!(frame.seq, model.head(), "numbers have no gaps");
-                assert_eq!(frame.bytes, model.frame(model.epoch(), frame.seq));
-                assert_eq!(frame.class, category.class);
-                assert_eq!(frame.never_drop, category.never_drop);
-                (frame.seq, &frame.bytes[..]).hash(&mut self.trace);
-                let epoch = room.epoch();
-                for to in room.shards() {
-                    let frame = frame.clone();
-                    let tell = Tell::Frame { epoch, frame };
-                    self.tells.push(home, usize::from(to.0), index, tell);
+                let message = Publish { category: &category, kind, payload, sender, key, count };
+                let admission = room.publish(now, policy, message, &mut out);
+                model.observe_level(self.now, policy, room, false);
+                model.published(self.now, policy, &message, admission, &out);
+                match admission {
+                    Admission::Admitted { .. } => self.report.admitted += 1,
+                    Admission::Merged => self.report.waited += 1,
+                    Admission::Limited { .. } => self.report.limited += 1,
                 }
+                format!("{admission:?}").hash(&mut self.trace);
             }
         }
         assert_eq!(room.members(), model.members());
         assert!(room.shards().map(|to| to.0).eq(model.shards()), "whom to mail");
         let oldest = room.history().oldest().unwrap_or(room.head() + 1);
-        assert_eq!(oldest, model.oldest());
+        assert_eq!((room.head(), oldest), (model.head(), model.oldest()));
+        self.report.levels += u64::from(room.level() < level);
+        self.say(index, out);
     }
 
     /// A shard takes a tell and passes it to its members.
@@ -319,7 +388,9 @@ impl World {
             let (epoch, seq) = (model.epoch(), model.head());
             for member in &here {
                 assert_eq!(member.cursor, Some(Cursor { epoch, seq }), "all are at the head");
+                member.check_values(model);
             }
+            assert!(model.merges.has_said_all(), "nothing is left unsaid");
             let room = self.rooms[index].as_ref();
             assert_eq!(room.map_or(0, Room::members), here.len() as u32);
             let mut shards: Vec<u16> = here.iter().map(|member| member.shard as u16).collect();

@@ -19,9 +19,9 @@ impl World {
         let head = |of: Sequence| {
             let mut rooms = shards.iter().flat_map(|shard| &shard.core.homes.rooms);
             rooms.find_map(|(_, room)| {
-                let key = room.key();
-                let same = (key.app.0, key.room.0, room.epoch()) == (of.app, of.room, of.epoch);
-                same.then(|| room.head())
+                let key = room.room.key();
+                let same = (key.app.0, key.room.0, room.room.epoch()) == (of.app, of.room, of.epoch);
+                same.then(|| room.room.head())
             })
         };
         for client in &self.clients {
@@ -40,10 +40,10 @@ impl World {
     fn learn_history(&mut self) {
         for shard in &self.shards {
             for (_, room) in &shard.core.homes.rooms {
-                let (app, of) = (room.key().app.0, room.key().room.0);
-                let of = Sequence { app, room: of, epoch: room.epoch() };
-                let oldest = room.history().oldest().unwrap_or(1);
-                for frame in room.history().since(oldest - 1).into_iter().flatten() {
+                let (app, of) = (room.room.key().app.0, room.room.key().room.0);
+                let of = Sequence { app, room: of, epoch: room.room.epoch() };
+                let oldest = room.room.history().oldest().unwrap_or(1);
+                for frame in room.room.history().since(oldest - 1).into_iter().flatten() {
                     let mut bytes = &frame.bytes[..];
                     let raw = split(&mut bytes, usize::MAX).expect("frames").expect("a frame");
                     let Ok(ServerFrame::Message { seq, category, kind, payload, .. }) =
@@ -80,7 +80,7 @@ pub fn check_empty(shard: &Shard<FakeRing>) {
         ("aliases", core.local.by_alias.len() as u64),
         ("apps", core.local.by_app.len() as u64),
         ("subscribers", core.subscribers.len() as u64),
-        ("members", core.homes.rooms.iter().map(|(_, room)| u64::from(room.members())).sum()),
+        ("members", core.homes.rooms.iter().map(|(_, room)| u64::from(room.room.members())).sum()),
         ("names", core.conns.ids().count() as u64),
     ];
     for (what, count) in gauges {

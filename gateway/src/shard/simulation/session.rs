@@ -153,6 +153,12 @@ impl Session {
                 assert!(self.got.insert(id), "message {id} came twice");
                 report.directs += 1;
             }
+            ServerFrame::Combo { .. }
+            | ServerFrame::State { .. }
+            | ServerFrame::Snapshot { .. } => panic!("nothing is merged in this policy"),
+            ServerFrame::Past { .. } | ServerFrame::PastEnd { .. } => {
+                panic!("nobody asks for the history")
+            }
             ServerFrame::Redirect { .. } => panic!("nobody redirects"),
             ServerFrame::Close { reason, .. } => self.close = Some(reason),
             ServerFrame::Pong { nonce } => assert!(self.pings.remove(&nonce), "nobody asked"),

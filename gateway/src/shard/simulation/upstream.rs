@@ -340,6 +340,10 @@ impl Session {
                 self.owing.push((ticket, payload.0.to_vec()));
             }
             GatewayFrame::Lost { .. } => panic!("nothing is lost in so little traffic"),
+            GatewayFrame::Past { .. } | GatewayFrame::PastEnd { .. } => {
+                panic!("nobody asks for the history")
+            }
+            GatewayFrame::Flagged { .. } => panic!("there are no word lists"),
             GatewayFrame::Pong { nonce } => assert!(self.pings.remove(&nonce), "nobody asked"),
             GatewayFrame::Close { reason, .. } => self.close = Some(reason),
         }
@@ -365,7 +369,7 @@ impl Session {
                 owed.extend(pending.audience.into_iter().map(|listener| (listener, id)));
             }
             (Code::UnknownCategory, _) => assert_eq!(truth.said(id).category, 99),
-            (Code::Duplicate | Code::Unsupported | Code::Expired, _) => {}
+            (Code::Duplicate | Code::Unstored | Code::Expired, _) => {}
             (other, target) => panic!("{other:?} to a publish for {target:?}"),
         }
     }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use barrage_router::{AppId, HistoryLimits, Policy, UserId, UserKey, home_of_user};
+use barrage_router::{
+    Aggregation, AppId, Category, HistoryLimits, Policy, Rate, UserId, UserKey, home_of_user,
+};
 use barrage_sys::Waker;
 
 use super::client::{Client, ROOMS};
@@ -14,6 +16,7 @@ use crate::conn::Role;
 use crate::fake_ring::{FakeRing, Faults, Random};
 use crate::limits::{HISTORY, LINGER_MAX, SEND_STALL_MAX};
 use crate::mail;
+use crate::policy_file::{self, Rules};
 use crate::room_log::Transport;
 use crate::shard::{Next, Shard, ShardConfig, TICK_US};
 
@@ -36,7 +39,8 @@ pub fn config() -> ShardConfig {
         pace_percent: 100,
         history: HISTORY,
         auth: Auth::Open,
-        policy: Arc::new(Policy::builtin()),
+        rules: Arc::new(rules()),
+        unix_ms: 1_700_000_000_000,
         epoch: 1_000_000,
     }
 }
@@ -413,4 +417,16 @@ impl World {
             (0..self.upstreams.len()).for_each(|at| self.hear_upstream(at));
         }
     }
+}
+
+/// Every message is sent as it is: what merges and limits is the router's own simulation's to try.
+fn rules() -> Rules {
+    let mut rules = policy_file::builtin();
+    let builtin = Policy::builtin();
+    for &category in builtin.categories() {
+        let (aggregation, limits) = (Aggregation::None, [Rate::UNLIMITED; 4]);
+        let name = builtin.name(category.id);
+        rules.policy.insert(name, Category { aggregation, limits, inbox: false, ..category });
+    }
+    rules
 }

@@ -1,0 +1,138 @@
+//! Who is told to go, to be silent, or not to come back, and which device gives way to which.
+
+use barrage_router::{AppId, Order, Refused, RoomId, UserId, UserKey, home_of_user, replaced};
+use barrage_sys::ConnId;
+use barrage_wire::client::Platform;
+use barrage_wire::server::{CloseReason, Code};
+use barrage_wire::upstream::{AckMode, SECONDS_FOREVER};
+
+use super::core::{Core, TallyEnd};
+use crate::mail::{Mail, TallyId};
+use crate::note::NOTE_ORDER;
+use crate::refusal::Refusal;
+
+/// Bans and mutes that are looked at in one tick for whether they are over.
+const SWEEP_ORDERS: usize = 256;
+
+impl Core {
+    /// An upstream bans or mutes somebody, or takes that back.
+    pub(super) fn order(
+        &mut self,
+        id: ConnId,
+        request: u32,
+        user: UserKey,
+        order: Order,
+    ) -> Result<(), Refusal> {
+        let origin = self.take_credit(id, request, AckMode::Accepted)?;
+        // Every shard says when it holds there, and the disk when it will hold after a restart.
+        let parts = u32::from(self.post.shards()) + u32::from(self.history.is_some());
+        let tally = self.open_tally(TallyEnd::Origin(origin), parts);
+        let home = home_of_user(user, self.shards());
+        self.post.send(home, Mail::Order { tally, order: Box::new(order) });
+        Ok(())
+    }
+
+    /// The moment that lies so many seconds ahead, in milliseconds since 1970; 0 for no seconds.
+    pub(super) fn until_ms(&self, seconds: u32) -> u64 {
+        match seconds {
+            0 => 0,
+            SECONDS_FOREVER => u64::MAX,
+            _ => self.unix_ms() + u64::from(seconds) * 1000,
+        }
+    }
+
+    /// The user's home puts orders for one user into an order of their own.
+    pub(super) fn home_order(&mut self, tally: TallyId, order: Order) {
+        self.put_note(NOTE_ORDER, &order.key(), &order.value(), Some((tally, Code::Ok, 0)));
+        if order.is_lift() {
+            self.delete_note(NOTE_ORDER, &order.key());
+        }
+        if let Order::Ban { user, until_ms, text } = &order
+            && *until_ms > 0
+        {
+            for who in self.homes.users.find(*user) {
+                let (reason, text) = (CloseReason::Banned, banned_text(*until_ms, text));
+                self.post.send(who.shard, Mail::KickConn { conn: who.conn, reason, text });
+            }
+        }
+        let order = Box::new(order);
+        self.tell_all(|| Mail::Apply { tally, order: order.clone() });
+    }
+
+    pub(super) fn apply_order(&mut self, tally: TallyId, order: Order) {
+        let code = match self.guards.moderation.apply(order) {
+            Ok(()) => Code::Ok,
+            Err(Refused::Full) => Code::Overloaded,
+            Err(Refused::LongText) => Code::Refused,
+        };
+        self.post.send(tally.shard, Mail::Tallied { tally, code, count: 0, parts: 1 });
+    }
+
+    /// Puts back an order that was given before the gateway ended.
+    pub fn restore_order(&mut self, order: Order) {
+        // What does not fit was refused when it was given.
+        let _ = self.guards.moderation.apply(order);
+    }
+
+    pub(super) fn sweep_orders(&mut self) {
+        let now = self.unix_ms();
+        for order in self.guards.moderation.sweep(now, SWEEP_ORDERS) {
+            // The home of the user keeps the note.
+            let (Order::Ban { user, .. } | Order::Mute { user, .. }) = order;
+            if home_of_user(user, self.shards()) == self.me() {
+                self.delete_note(NOTE_ORDER, &order.key());
+            }
+        }
+    }
+
+    pub(super) fn home_kick(&mut self, tally: TallyId, user: UserKey, text: &str) {
+        let mut count = 0;
+        for who in self.homes.users.find(user) {
+            let (reason, text) = (CloseReason::Kicked, text.to_owned());
+            self.post.send(who.shard, Mail::KickConn { conn: who.conn, reason, text });
+            count += 1;
+        }
+        let code = if count > 0 { Code::Ok } else { Code::Offline };
+        self.post.send(tally.shard, Mail::Tallied { tally, code, count, parts: 1 });
+    }
+
+    /// Another connection of the user comes: those that it replaces are told.
+    pub(super) fn replace_devices(&mut self, user: UserKey, newcomer: Platform) {
+        let devices = &self.config.rules.policy.devices;
+        let max = devices[newcomer as usize];
+        if max == 0 {
+            return;
+        }
+        let present: Vec<_> = self.homes.users.in_order(user).collect();
+        let known: Vec<_> = present.iter().map(|&(device, _)| device).collect();
+        for place in replaced(&known, newcomer, devices) {
+            let who = present[place].1;
+            let reason = CloseReason::Replaced;
+            let text = format!(
+                "the user has connected from a newer device; at most {max} of this platform may be"
+            );
+            self.homes.users.remove(user, who);
+            self.metrics.replaced_total += 1;
+            self.post.send(who.shard, Mail::KickConn { conn: who.conn, reason, text });
+        }
+    }
+}
+
+/// What a banned user is told.
+pub(super) fn banned_text(until_ms: u64, text: &str) -> String {
+    let said = if text.is_empty() { "you are banned" } else { text };
+    match until_ms {
+        u64::MAX => said.to_owned(),
+        _ => format!("{said} (until {} s after 1970)", until_ms / 1000),
+    }
+}
+
+/// A user of an app.
+pub(super) fn user(app: u32, user: u64) -> UserKey {
+    UserKey { app: AppId(app), user: UserId(user) }
+}
+
+/// A mute: in one room, or with room 0 in the whole app.
+pub(super) fn mute(user: UserKey, room: u64, until_ms: u64) -> Order {
+    Order::Mute { user, room: RoomId(room), until_ms }
+}

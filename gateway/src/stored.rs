@@ -1,0 +1,107 @@
+//! What was on disk when the gateway starts, sorted by the shard that is home to it.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU16;
+
+use anyhow::{Context, Result};
+use barrage_router::{Order, home_of_room, home_of_user};
+use barrage_store::{Found, Keeper, Options, Retention, Wake};
+use barrage_sys::Waker;
+
+use crate::config::Config;
+use crate::limits::{HISTORY_CACHE_BYTES, HISTORY_QUEUE_MAX};
+use crate::note::{self, DeviceNote, MessageNote, NOTE_DEVICE, NOTE_MESSAGE, NOTE_ORDER};
+use crate::policy_file::Rules;
+use crate::shard::{History, Restored};
+
+/// What each shard begins with.
+#[derive(Default)]
+pub struct Stored {
+    /// By shard; empty without a directory.
+    pub shards: VecDeque<(History, Restored)>,
+    /// The highest epoch that any room has had.
+    pub epoch_max: u64,
+}
+
+/// Opens the directory that the operator has named, if any.
+pub fn open(config: &Config, rules: &Rules, wakers: &[Waker]) -> Result<(Stored, Option<Keeper>)> {
+    let Some(dir) = &config.data else { return Ok((Stored::default(), None)) };
+    let shards = wakers.len();
+    let options = Options {
+        dir: dir.clone(),
+        shards,
+        queue_max: HISTORY_QUEUE_MAX,
+        retention: retention(rules),
+        cache_bytes: HISTORY_CACHE_BYTES,
+    };
+    let wake = |waker: &Waker| -> Wake {
+        let waker = waker.clone();
+        Box::new(move || waker.signal())
+    };
+    let wakes = wakers.iter().map(wake).collect();
+    let (clients, keeper, mut found) =
+        barrage_store::open(options, wakes).with_context(|| format!("--data {}", dir.display()))?;
+    report(dir, &found);
+    // Otherwise numbers may have been given that are not on disk: rooms begin another epoch.
+    let rooms = if found.clean { std::mem::take(&mut found.rooms) } else { Vec::new() };
+    let mut known = vec![Vec::new(); shards];
+    let of_shards = NonZeroU16::new(shards as u16).context("no core to run on")?;
+    for (room, at, _) in rooms {
+        known[usize::from(home_of_room(room, of_shards).0)].push((room, at));
+    }
+    let restored = sort(&found, of_shards);
+    let shards = clients.into_iter().zip(known).map(|(client, known)| History::new(client, known));
+    let shards = shards.zip(restored).collect();
+    Ok((Stored { shards, epoch_max: found.epoch_max }, Some(keeper)))
+}
+
+/// How long each category is kept.
+pub fn retention(rules: &Rules) -> Vec<(u16, Retention)> {
+    let of = |category: &barrage_router::Category| {
+        let barrage_router::Retention { age_s, count, bytes } = category.retention;
+        (category.id, Retention { age_s, count, bytes })
+    };
+    rules.policy.categories().map(of).collect()
+}
+
+fn report(dir: &std::path::Path, found: &Found) {
+    let rooms = found.rooms.len();
+    if found.clean {
+        tracing::info!("history in {}: {rooms} rooms go on where they were", dir.display());
+    } else {
+        tracing::warn!(
+            "history in {}: the gateway was not ended in order; what was stored is there, and \
+             {rooms} rooms go on in another epoch",
+            dir.display()
+        );
+    }
+}
+
+fn sort(found: &Found, shards: NonZeroU16) -> Vec<Restored> {
+    let mut restored: Vec<Restored> = (0..shards.get()).map(|_| Restored::default()).collect();
+    for &(room, key, seq) in &found.keys {
+        restored[usize::from(home_of_room(room, shards).0)].keys.push((room, key, seq));
+    }
+    let mut unread = 0;
+    for (space, key, value) in &found.notes {
+        let read = match *space {
+            NOTE_MESSAGE => note::read_key(key).zip(MessageNote::read(value)).map(|(at, note)| {
+                let mine = &mut restored[usize::from(home_of_user(at.0, shards).0)];
+                mine.messages.push((at.0, at.1, note));
+            }),
+            NOTE_DEVICE => note::read_key(key).zip(DeviceNote::read(value)).map(|(at, note)| {
+                let mine = &mut restored[usize::from(home_of_user(at.0, shards).0)];
+                mine.devices.push((at.0, at.1, note));
+            }),
+            NOTE_ORDER => Order::read(key, value).map(|order| {
+                restored.iter_mut().for_each(|shard| shard.orders.push(order.clone()));
+            }),
+            _ => None,
+        };
+        unread += usize::from(read.is_none());
+    }
+    if unread > 0 {
+        tracing::warn!("{unread} notes in the history are of another version and are left alone");
+    }
+    restored
+}

@@ -1,0 +1,56 @@
+//! Inboxes: what they do step by step, and whether they do what a naive model does when connections
+//! break, ACKs get lost, clocks jump and the gateway restarts, all of it from one number.
+//!
+//! `SEED=n cargo test -p barrage-router --test inbox` runs one seed again and prints what happened.
+
+mod model;
+mod report;
+mod tables;
+mod world;
+
+use report::Report;
+use world::World;
+
+/// Seeds that every test run goes through.
+const SEEDS: u64 = 2_000;
+
+/// Runs one seed. A seed that has failed becomes a test by the name of what was wrong.
+fn run(seed: u64) -> Report {
+    let _name_the_seed = OnPanic(seed);
+    World::new(seed).run()
+}
+
+/// Says how to see a failure again.
+struct OnPanic(u64);
+
+impl Drop for OnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("replay with: SEED={} cargo test -p barrage-router --test inbox", self.0);
+        }
+    }
+}
+
+#[test]
+fn inboxes_do_what_the_model_does() {
+    if let Ok(seed) = std::env::var("SEED") {
+        println!("{:#?}", run(seed.parse().expect("SEED is a number")));
+        return;
+    }
+    let mut sum = Report::default();
+    (0..SEEDS).for_each(|seed| sum.add(&run(seed)));
+    println!("{sum:#?}");
+    // A simulation in which something never happens says nothing about it.
+    assert!(sum.rarest() > SEEDS / 10, "every kind of thing happens often");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    let mut traces: Vec<u64> = (0..50).map(|seed| run(seed).trace).collect();
+    for (seed, trace) in (0..).zip(&traces) {
+        assert_eq!(run(seed).trace, *trace, "seed {seed}, run again");
+    }
+    traces.sort_unstable();
+    traces.dedup();
+    assert_eq!(traces.len(), 50, "different seeds give different traces");
+}

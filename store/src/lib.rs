@@ -1,0 +1,31 @@
+//! Durable history: what rooms have said, on disk, and small notes beside it.
+//!
+//! One thread writes and one reads; a shard has a `Client`, hands in commands and fetches answers,
+//! and never waits for a disk. What `Stored` and `floor` promise is in `README.md`.
+#![forbid(unsafe_code)]
+
+mod answers;
+mod book;
+mod cache;
+mod client;
+mod dir;
+mod engine;
+mod error;
+mod journal;
+mod keeper;
+mod keys;
+mod limits;
+mod outage;
+mod reader;
+mod record;
+mod retention;
+mod stats;
+mod writer;
+
+pub use answers::Wake;
+pub use client::{Client, Done, Full};
+pub use error::Error;
+pub use keeper::{Keeper, open};
+pub use limits::{KEYS_MAX, NOTE_KEY_BYTES_MAX, NOTE_VALUE_BYTES_MAX};
+pub use record::{Found, From, Load, Options, Page, Position, Record, Retention};
+pub use stats::{State, Stats};

@@ -1,0 +1,285 @@
+//! The thread that writes. It takes all that waits up to a limit, commits it, syncs once, and tells
+//! everybody: the longer a sync takes, the more share the next one.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use ahash::AHashMap;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use smallvec::SmallVec;
+
+use crate::answers::Answers;
+use crate::book::Book;
+use crate::client::Done;
+use crate::dir::Dir;
+use crate::engine::{Engine, Sync};
+use crate::error::{Error, Fault};
+use crate::limits::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX, TICK, WRITTEN_MAX};
+use crate::reader::{Job, Question, Written};
+use crate::record::{From, Load, Record, Retention};
+use crate::retention::Retire;
+use crate::stats::{Shared, State};
+
+pub(crate) type NoteName = SmallVec<[u8; 64]>;
+
+/// What the writer is asked to do.
+pub(crate) enum Command {
+    Append { client: usize, record: Record, token: Option<u64> },
+    /// Without a value it is removed.
+    Note { client: usize, name: NoteName, value: Option<Vec<u8>>, token: Option<u64> },
+    Load { client: usize, token: u64, load: Load },
+    Retention(Vec<(u16, Retention)>),
+    /// Ends the writer; the answer says whether everything is on disk.
+    Close(Sender<Result<(), Error>>),
+}
+
+pub(crate) struct Writer {
+    pub(crate) dir: Dir,
+    /// `None` only between giving one up and opening the next.
+    pub(crate) engine: Option<Engine>,
+    pub(crate) book: Book,
+    pub(crate) retire: Retire,
+    pub(crate) commands: Receiver<Command>,
+    /// By client, how many of its commands wait.
+    pub(crate) queued: Vec<Arc<AtomicUsize>>,
+    pub(crate) jobs: Sender<Job>,
+    pub(crate) reader: JoinHandle<()>,
+    pub(crate) answers: Answers,
+    pub(crate) shared: Arc<Shared>,
+    /// While it fails: when to try again, and what must not be forgotten until then.
+    pub(crate) outage: Option<Outage>,
+    /// When old records were looked for last.
+    pub(crate) aged: Instant,
+}
+
+/// A time in which nothing can be written.
+pub(crate) struct Outage {
+    pub(crate) why: String,
+    pub(crate) retry_at: Instant,
+    /// A sync has failed, so the journal has to be written anew.
+    pub(crate) rewrite: bool,
+    /// Changes of notes that nobody waits for; they are made when it is over.
+    pub(crate) notes: AHashMap<NoteName, Option<Vec<u8>>>,
+}
+
+/// One batch while it is put together.
+#[derive(Default)]
+struct Work {
+    written: Vec<Written>,
+    notes: Vec<(NoteName, Option<Vec<u8>>, bool)>,
+    tokens: Vec<(usize, u64)>,
+    refused: Vec<(usize, u64)>,
+    loads: Vec<(usize, u64, Load)>,
+    untold: u64,
+}
+
+impl Writer {
+    /// Works until it is closed, or until every client and the keeper are gone.
+    pub(crate) fn run(mut self) {
+        loop {
+            let (commands, close) = match self.commands.recv_timeout(TICK) {
+                Ok(first) => self.take(first),
+                Err(RecvTimeoutError::Timeout) => (Vec::new(), None),
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            if self.outage.is_none() {
+                self.store(commands);
+            } else {
+                self.lose(commands);
+                self.retry(false);
+            }
+            self.answers.wake();
+            if let Some(close) = close {
+                // The keeper waits for it; if it is gone, nobody wants to know.
+                return drop(close.send(self.close()));
+            }
+        }
+    }
+
+    /// All that waits, up to a limit; and who wants the end, behind which nothing is taken.
+    fn take(&mut self, first: Command) -> (Vec<Command>, Option<Sender<Result<(), Error>>>) {
+        let mut commands = Vec::with_capacity(self.commands.len().min(BATCH_COMMANDS_MAX) + 1);
+        let mut bytes = 0;
+        let mut next = Some(first);
+        while let Some(command) = next {
+            let client = match &command {
+                Command::Append { client, record, .. } => {
+                    bytes += record.frame.len();
+                    *client
+                }
+                Command::Note { client, value, .. } => {
+                    bytes += value.as_ref().map_or(0, Vec::len);
+                    *client
+                }
+                Command::Load { client, .. } => *client,
+                Command::Retention(bounds) => {
+                    self.retire.set(bounds.clone());
+                    next = self.commands.try_recv().ok();
+                    continue;
+                }
+                Command::Close(_) => {
+                    let Command::Close(close) = command else { unreachable!() };
+                    return (commands, Some(close));
+                }
+            };
+            self.queued[client].fetch_sub(1, Relaxed);
+            commands.push(command);
+            let full = commands.len() == BATCH_COMMANDS_MAX || bytes >= BATCH_BYTES_MAX;
+            next = if full { None } else { self.commands.try_recv().ok() };
+        }
+        (commands, None)
+    }
+
+    /// Writes a batch and, with it, what retention takes away.
+    fn store(&mut self, commands: Vec<Command>) {
+        let Some(engine) = &self.engine else { return };
+        let mut work = Work::default();
+        let mut draft = self.book.draft();
+        let mut batch = engine.batch();
+        for command in commands {
+            match command {
+                Command::Append { client, mut record, token } => {
+                    let Ok(before) = draft.append(&self.book, &mut batch, &mut record) else {
+                        self.shared.count(|shared| &shared.refused, 1);
+                        work.refused.extend(token.map(|token| (client, token)));
+                        continue;
+                    };
+                    work.ask(client, token);
+                    work.written.push(Written { before, record });
+                }
+                Command::Note { client, name, value, token } => {
+                    match &value {
+                        Some(value) => batch.put(&name, value),
+                        None => batch.delete(&name),
+                    }
+                    work.ask(client, token);
+                    work.notes.push((name, value, token.is_some()));
+                }
+                Command::Load { client, token, load } => work.loads.push((client, token, load)),
+                Command::Retention(_) | Command::Close(_) => {}
+            }
+        }
+        let sync = if batch.is_empty() { Sync::Later } else { Sync::Now };
+        let now_ms = (self.aged.elapsed() >= TICK).then(unix_ms);
+        if self.retire.step(engine, &self.book, &mut draft, &mut batch, now_ms) && now_ms.is_some()
+        {
+            self.aged = Instant::now();
+        }
+        let committed = if batch.is_empty() {
+            Ok(Duration::ZERO)
+        } else {
+            draft.seal(&self.book, &mut batch);
+            engine.commit(batch, sync)
+        };
+        match committed {
+            Ok(took) => {
+                self.book.apply(draft);
+                self.stored(&mut work, (sync == Sync::Now).then_some(took));
+            }
+            Err(fault) => self.begin_outage(&fault, &mut work),
+        }
+        work.refused.drain(..).for_each(|(client, token)| self.fail(client, token));
+        work.loads.drain(..).for_each(|(client, token, load)| self.ask(client, token, load));
+    }
+
+    fn stored(&mut self, work: &mut Work, synced: Option<Duration>) {
+        let Some(took) = synced else { return self.show_kept() };
+        self.shared.synced(took);
+        let bytes: usize = work.written.iter().map(|written| written.record.frame.len()).sum();
+        self.shared.count(|shared| &shared.records, work.written.len() as u64);
+        self.shared.count(|shared| &shared.bytes, bytes as u64);
+        self.show_kept();
+        for (client, token) in work.tokens.drain(..) {
+            self.answers.tell(client, Done::Stored { token });
+        }
+        // A cache that cannot keep up misses a batch, notices, and reads from disk.
+        if !work.written.is_empty() && self.shared.written_open.load(Relaxed) < WRITTEN_MAX {
+            self.shared.written_open.fetch_add(1, Relaxed);
+            self.send(Job::Written(std::mem::take(&mut work.written)));
+        }
+    }
+
+    pub(crate) fn show_kept(&self) {
+        let (records, bytes) = self.book.kept();
+        self.shared.rooms.store(self.book.rooms.len() as u64, Relaxed);
+        self.shared.kept_records.store(records, Relaxed);
+        self.shared.kept_bytes.store(bytes, Relaxed);
+    }
+
+    /// Passes a load on, with what is known of its room now.
+    pub(crate) fn ask(&mut self, client: usize, token: u64, load: Load) {
+        let room = self.book.rooms.get(&load.room);
+        let known = match load.from {
+            From::After(at) => room.is_some_and(|room| room.epochs.contains(&at.epoch)),
+            From::Since(_) => true,
+        };
+        let (floor, end, time_ms) =
+            room.map(|room| (room.floor, room.end, room.time_ms)).unwrap_or_default();
+        let view = self.engine.as_ref().map(Engine::view);
+        self.send(Job::Load(Question { client, token, load, floor, end, time_ms, known, view }));
+    }
+
+    pub(crate) fn fail(&mut self, client: usize, token: u64) {
+        self.answers.tell(client, Done::Failed { token });
+    }
+
+    /// The queue has a place for every token and for `WRITTEN_MAX` batches, so this does not wait.
+    pub(crate) fn send(&self, job: Job) {
+        self.jobs.send(job).expect("the reader ends after the writer");
+    }
+
+    fn begin_outage(&mut self, fault: &Fault, work: &mut Work) {
+        self.outage = Some(Outage::new(fault, self.dir.path()));
+        self.tell_outage();
+        for Written { record, .. } in work.written.drain(..) {
+            self.book.lose(record.room, record.at);
+        }
+        for (name, value, awaited) in work.notes.drain(..) {
+            if !awaited {
+                self.postpone(name, value);
+            }
+        }
+        self.shared.count(|shared| &shared.dropped, work.untold);
+        for (client, token) in work.tokens.drain(..) {
+            self.fail(client, token);
+        }
+    }
+
+    fn close(mut self) -> Result<(), Error> {
+        self.retry(true);
+        let Self { dir, engine, outage, jobs, reader, .. } = self;
+        drop(jobs);
+        // It ends when its queue has, and it cannot have panicked where that aborts.
+        let ended = reader.join();
+        if let Some(outage) = outage {
+            return Err(Error::Failing(outage.why));
+        }
+        let engine = engine.expect("there is an engine when there is no outage");
+        engine.close().map_err(|fault| Error::Engine(fault.explain(dir.path())))?;
+        assert!(ended.is_ok(), "the reader has panicked");
+        dir.mark_clean()
+    }
+}
+
+impl Work {
+    fn ask(&mut self, client: usize, token: Option<u64>) {
+        match token {
+            Some(token) => self.tokens.push((client, token)),
+            None => self.untold += 1,
+        }
+    }
+}
+
+pub(crate) fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}
+
+impl Outage {
+    pub(crate) fn state(&self) -> State {
+        State::Failing { why: self.why.clone() }
+    }
+}
