@@ -100,6 +100,8 @@ pub const SEND_BYTES_MAX: usize = PIECE_BYTES;
 pub const CHUNK_SENDS: usize = 64;
 /// Members looked at for one chunk: a walk over members that need nothing is cut too.
 pub const CHUNK_VISITS: usize = 4096;
+/// Rooms that say in one step what they have kept back.
+pub const ROOMS_DUE_MAX: usize = 1024;
 /// Connections served from the ready list in one step.
 pub const READY_MAX: usize = 1024;
 

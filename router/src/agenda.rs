@@ -107,7 +107,7 @@ impl Agenda {
         match lane.bucket.check(turn.rate(lane.category), turn.now) {
             Ok(()) => Some(item),
             Err(wait_ms) => {
-                lane.wake = Millis(turn.now.0.saturating_add(u64::from(wait_ms)));
+                lane.wake = turn.now.plus(wait_ms);
                 None
             }
         }
@@ -148,10 +148,9 @@ impl Agenda {
         waiting.map(|lane| lane.wake).chain(timer).min()
     }
 
-    /// Whether forgetting it changes nothing.
-    pub fn is_forgettable(&self, now: Millis) -> bool {
-        let lane = |lane: &Lane| lane.waiting.is_empty() && lane.bucket.is_full(now);
-        self.timers.is_empty() && self.lanes.iter().all(lane)
+    /// Whether nobody waits for a limit, and none is used up.
+    pub fn is_at_rest(&self, now: Millis) -> bool {
+        self.lanes.iter().all(|lane| lane.waiting.is_empty() && lane.bucket.is_full(now))
     }
 
     fn lane(&mut self, category: u16) -> &mut Lane {

@@ -65,9 +65,10 @@ impl Combos {
         run.label = Label::from(message.category);
         run.kind = message.kind;
         run.payload.clear();
+        run.payload.reserve_exact(message.payload.len());
         run.payload.extend_from_slice(message.payload);
         run.repeated = true;
-        run.ends = run.ends.max(after(now, turn.rules.merge.combo_gap_ms));
+        run.ends = run.ends.max(now.plus(turn.rules.merge.combo_gap_ms));
         if run.pending == 0 {
             run.next = run.next.max(now);
         }
@@ -112,8 +113,8 @@ impl Combos {
             repeated: false,
             pending: 0,
             total,
-            ends: after(now, merge.combo_gap_ms),
-            next: after(now, merge.combo_every_ms),
+            ends: now.plus(merge.combo_gap_ms),
+            next: now.plus(merge.combo_every_ms),
             seq,
             entry: Entry::default(),
         };
@@ -169,7 +170,7 @@ impl Run {
         self.total = self.total.saturating_add(u64::from(count));
         let tally = Tally { flags, count, total: self.total };
         self.seq = turn.writer.combo(self.label, id, self.kind, tally, &self.payload);
-        self.next = after(turn.now, turn.rules.merge.combo_every_ms);
+        self.next = turn.now.plus(turn.rules.merge.combo_every_ms);
         agenda.charge(id.category, turn);
         self.place(id, agenda, None);
     }
@@ -177,15 +178,11 @@ impl Run {
     /// Stands in the agenda where it should; `waits` says since when it has waited for the limit.
     fn place(&mut self, id: MergeId, agenda: &mut Agenda, waits: Option<Millis>) {
         let sooner = match waits {
-            Some(since) => Millis(since.0.saturating_add(COMBO_HOLD_MAX_MS)),
+            Some(since) => since.plus(COMBO_HOLD_MAX_MS),
             None if self.pending > 0 => self.next,
             None => self.ends,
         };
         let timer = Some(self.ends.min(sooner));
         agenda.place(Item::Run(id), &mut self.entry, Entry { timer, waits });
     }
-}
-
-fn after(now: Millis, ms: u32) -> Millis {
-    Millis(now.0.saturating_add(u64::from(ms)))
 }

@@ -1,15 +1,22 @@
 //! Flow control of one room: limits, what is merged, and how its level falls.
 
+use barrage_wire::limits::PAYLOAD_BYTES_MAX;
+use barrage_wire::server::STATE_OVERHEAD_BYTES;
+
 use crate::agenda::{Agenda, Item, Turn};
 use crate::category::Aggregation;
-use crate::combo::Combos;
+use crate::combo::{COMBOS_MAX, Combos};
 use crate::frame::MergeId;
 use crate::ids::Millis;
 use crate::level::Descent;
-use crate::policy::Policy;
 use crate::room::{Admission, Publish};
-use crate::states::States;
+use crate::states::{STATE_KEYS_MAX, States};
 use crate::writer::Label;
+
+/// Payload bytes that a room holds at most for what it merges: each run's latest tap, each key's
+/// value, and the snapshot of them.
+pub const FLOW_BYTES_MAX: usize = COMBOS_MAX * PAYLOAD_BYTES_MAX
+    + STATE_KEYS_MAX * (PAYLOAD_BYTES_MAX + STATE_OVERHEAD_BYTES + PAYLOAD_BYTES_MAX);
 
 /// Everything that a room only has while something is limited or merged in it, or its level might
 /// fall.
@@ -66,11 +73,11 @@ impl Flow {
     }
 
     /// Whether forgetting it changes nothing.
-    pub fn is_forgettable(&self, now: Millis, rules: &Policy) -> bool {
+    pub fn is_forgettable(&self, now: Millis) -> bool {
         self.combos.is_empty()
             && self.states.is_empty()
-            && self.descent.is_forgettable(now, &rules.levels)
-            && self.agenda.is_forgettable(now)
+            && self.descent.is_forgettable(now)
+            && self.agenda.is_at_rest(now)
     }
 
     fn send_due(&mut self, turn: &mut Turn<'_>) {
@@ -125,10 +132,11 @@ mod tests {
     use crate::frame::Frame;
     use crate::history::HistoryLimits;
     use crate::ids::{Alias, AppId, RoomId, RoomKey, ShardIndex};
+    use crate::policy::Policy;
     use crate::rate::Rate;
     use crate::room::{CatchUp, Cursor, Room};
     use crate::states::STATE_KEYS_RETRY_MS;
-    use crate::{COMBOS_MAX, Category, Level, STATE_KEYS_MAX};
+    use crate::{Category, Level};
     use barrage_wire::ServerFrame;
     use barrage_wire::limits::SERVER_BODY_BYTES_MAX;
     use barrage_wire::server::COMBO_FINAL;
@@ -416,14 +424,17 @@ mod tests {
         let mut script = Script::new(rules(0));
         script.publish(0, GIFT, (7, 1), 1, b"");
         script.publish(0, GIFT, (7, 2), 1, b"");
-        script.publish(0, STATE, (0, 1), 0, b"a");
         script.publish(1, GIFT, (7, 1), 2, b"");
+        assert!(!script.room.is_idle(Millis(u64::MAX)), "a count is to go out");
+        script.publish(1, STATE, (0, 1), 0, b"a");
         script.publish(1, STATE, (0, 1), 0, b"b");
-        assert!(!script.room.is_idle(Millis(u64::MAX)), "something is to go out");
         script.seen.clear();
         script.close(2);
         assert_eq!(script.seen(), "2:1=b 2:7.1+2=3!");
         assert_eq!(script.room.due(), None);
+        script.publish(3, STATE, (0, 1), 0, b"c");
+        assert!(!script.room.is_idle(Millis(u64::MAX)), "a value is to go out");
+        script.until(99_000);
         assert!(script.room.is_idle(Millis(u64::MAX)));
     }
 

@@ -21,8 +21,8 @@ pub struct Frame {
     pub bytes: Bytes,
 }
 
-/// What publishes have in common that are merged into one frame: they are taps of one run, or values
-/// of one key.
+/// What publishes have in common that are merged into one frame: they are taps of one run, or
+/// values of one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MergeId {
     /// Where it is shown.

@@ -47,4 +47,9 @@ impl Millis {
     pub fn since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
+
+    /// The moment `ms` later. Time ends at `u64::MAX`.
+    pub fn plus(self, ms: impl Into<u64>) -> Self {
+        Self(self.0.saturating_add(ms.into()))
+    }
 }

@@ -52,8 +52,8 @@ pub(crate) struct Descent {
     falls: Millis,
     /// The last fall that no rise has answered.
     fell: Option<Millis>,
-    /// When a threshold was crossed, up or down.
-    crossed: Millis,
+    /// From when on it is quiet, unless a threshold is crossed before.
+    quiet: Millis,
 }
 
 impl Descent {
@@ -66,29 +66,28 @@ impl Descent {
         members: u32,
         level: Level,
     ) -> Level {
-        if self.is_forgettable(now, rules) {
+        if self.is_forgettable(now) {
             *self = Self::default();
         }
-        let soon_ms = soon_ms(rules);
+        let soon_ms = rules.dwell_max_ms.max(rules.dwell_ms);
         let dwell_ms = self.dwell_ms.clamp(rules.dwell_ms, soon_ms);
         let wanted = Level::of(members, rules);
         if wanted >= level {
-            if wanted > level && self.fell.take().is_some_and(|fell| is_soon(now, fell, soon_ms)) {
+            let rises = wanted > level;
+            if rises && self.fell.take().is_some_and(|fell| now.since(fell) < u64::from(soon_ms)) {
                 self.dwell_ms = dwell_ms.saturating_mul(2).min(soon_ms);
             }
-            if wanted > level || self.under.take().is_some() {
-                self.crossed = now;
-                self.under = None;
+            if self.under.take().is_some() || rises {
+                self.quiet = now.plus(soon_ms);
             }
             return wanted;
         }
         let under = *self.under.get_or_insert(now);
-        self.falls = Millis(under.0.saturating_add(u64::from(dwell_ms)));
-        self.crossed = self.crossed.max(under);
+        self.falls = under.plus(dwell_ms);
         if now < self.falls {
             return level;
         }
-        (self.under, self.fell, self.crossed) = (None, Some(now), now);
+        (self.under, self.fell, self.quiet) = (None, Some(now), now.plus(soon_ms));
         wanted
     }
 
@@ -98,18 +97,10 @@ impl Descent {
     }
 
     /// Whether forgetting it changes nothing.
-    pub fn is_forgettable(&self, now: Millis, rules: &LevelRules) -> bool {
-        let quiet = || !is_soon(now, self.crossed, soon_ms(rules));
-        self.under.is_none() && ((self.fell.is_none() && self.dwell_ms == 0) || quiet())
+    pub fn is_forgettable(&self, now: Millis) -> bool {
+        let is_new = self.fell.is_none() && self.dwell_ms == 0;
+        self.under.is_none() && (is_new || self.quiet <= now)
     }
-}
-
-fn soon_ms(rules: &LevelRules) -> u32 {
-    rules.dwell_max_ms.max(rules.dwell_ms)
-}
-
-fn is_soon(now: Millis, then: Millis, soon_ms: u32) -> bool {
-    now.since(then) < u64::from(soon_ms)
 }
 
 #[cfg(test)]

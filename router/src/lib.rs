@@ -35,6 +35,7 @@ pub use combo::{COMBO_HOLD_MAX_MS, COMBOS_MAX};
 pub use dedupe::{Seen, Target};
 pub use devices::{Device, replaced};
 pub use egress::{EGRESS_DEBT_MS, Egress, shares};
+pub use flow::FLOW_BYTES_MAX;
 pub use frame::{Frame, MergeId};
 pub use history::{History, HistoryLimits};
 pub use ids::{Alias, AppId, Millis, RoomId, RoomKey, ShardIndex, UserId, UserKey};

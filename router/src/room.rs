@@ -213,7 +213,7 @@ impl Room {
             self.members_by_shard.remove(place);
         }
         self.observe_level(now, rules);
-        self.forget_flow(now, rules);
+        self.forget_flow(now);
     }
 
     /// Admits a message, merges it with others, or refuses it. What goes out is appended to `out`:
@@ -261,7 +261,7 @@ impl Room {
             flow.agenda.wake_all();
             flow.advance(&mut Turn { now, rules, level, writer });
         }
-        self.forget_flow(now, rules);
+        self.forget_flow(now);
     }
 
     /// When `tick` has something to do next.
@@ -275,7 +275,7 @@ impl Room {
         if let (Some(flow), writer) = self.parts(out) {
             flow.close(&mut Turn { now, rules, level, writer });
         }
-        self.forget_flow(now, rules);
+        self.forget_flow(now);
     }
 
     /// The value of every state key as of the head, each an encoded `Snapshot`; the same memory for
@@ -355,8 +355,8 @@ impl Room {
         }
     }
 
-    fn forget_flow(&mut self, now: Millis, rules: &Policy) {
-        if self.flow.as_ref().is_some_and(|flow| flow.is_forgettable(now, rules)) {
+    fn forget_flow(&mut self, now: Millis) {
+        if self.flow.as_ref().is_some_and(|flow| flow.is_forgettable(now)) {
             self.flow = None;
         }
     }

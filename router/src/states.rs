@@ -37,8 +37,8 @@ struct Snapshot {
 struct Value {
     label: Label,
     kind: u16,
-    /// Empty: the key is removed. It stays until its next value could go out, so that removing a key
-    /// is no way around `state_every_ms`.
+    /// Empty: the key is removed. It stays until its next value could go out, so that removing a
+    /// key is no way around `state_every_ms`.
     payload: Bytes,
     /// Whether it has yet to go out.
     pending: bool,
@@ -112,11 +112,10 @@ impl States {
         let value = self.values.get_mut(&id).expect("only what is there is sent");
         value.seq = turn.writer.state(value.label, id, value.kind, &value.payload);
         value.pending = false;
-        let every_ms = u64::from(turn.rules.merge.state_every_ms);
-        value.next = Millis(turn.now.0.saturating_add(every_ms));
+        value.next = turn.now.plus(turn.rules.merge.state_every_ms);
         agenda.charge(id.category, turn);
         // A removed key outlives the turn, in which somebody may ask what became of it.
-        let gone = value.next.max(Millis(turn.now.0.saturating_add(1)));
+        let gone = value.next.max(turn.now.plus(1u32));
         let timer = value.payload.is_empty().then_some(gone);
         agenda.place(Item::State(id), &mut value.entry, Entry { timer, waits: None });
         value.seq
@@ -131,8 +130,8 @@ impl States {
         }
     }
 
-    /// Every key's latest value, also one that has yet to go out, as of message `head`. Encoded once
-    /// for all who join before the next message.
+    /// Every key's latest value, also one that has yet to go out, as of message `head`. Encoded
+    /// once for all who join before the next message.
     pub fn snapshot(&mut self, alias: Alias, head: u64) -> Vec<Bytes> {
         let values = &self.values;
         match &mut self.snapshot {

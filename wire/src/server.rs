@@ -71,7 +71,7 @@ code! {
         Merged = 15,
         /// The user may not speak here for now.
         Muted = 16,
-        /// The history cannot take it, now or at all; nothing was published.
+        /// It is not in the history, which cannot take it now or at all.
         Unstored = 17,
         /// The user has no connection; it waits in the inbox.
         Kept = 18,

@@ -214,11 +214,14 @@ impl Core {
     pub(super) fn set_rules(&mut self, rules: Arc<Rules>) {
         self.config.rules = rules;
         self.rules_changed();
-        // What waits may go out sooner, or at once.
+        // What waits may go out sooner, or at once; a room in which nothing waits looks at the rules
+        // when something is said.
+        let now = self.clock.millis();
         for (index, place) in &mut self.homes.rooms {
-            let now = self.clock.millis();
-            place.armed = Some(now);
-            self.homes.due.push(Reverse((now, index as u32)));
+            if place.room.due().is_some() {
+                place.armed = Some(now);
+                self.homes.due.push(Reverse((now, index as u32)));
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use barrage_wire::{GatewayFrame, ServerFrame};
 
 use super::core::{Core, Local};
 use super::lifecycle::ticks;
-use crate::conn::{Conn, Flight, Mark, Membership, Phase};
+use crate::conn::{Conn, Flight, Mark, Membership, Phase, Role};
 use crate::limits::{
     CHUNK_SENDS, CHUNK_VISITS, CLIENT_OUTBOX_BYTES_MAX, LINGER_MAX, READY_MAX,
     UPSTREAM_OUTBOX_BYTES_MAX,
@@ -156,7 +156,10 @@ impl Core {
         match flight {
             Flight::None => unreachable!("what was sent was in flight"),
             Flight::Outbox => {
-                self.guards.egress.spend(self.clock.millis(), Class::P0, true, count as u64);
+                if let Role::Client(_) = conn.role {
+                    let now = self.clock.millis();
+                    self.guards.egress.spend(now, Class::P0, true, count as u64);
+                }
                 if count < slice.len() {
                     conn.outbox.get_or_insert_default().rest = Some(slice.skip(count));
                 }

@@ -4,12 +4,13 @@
 use std::cmp::Reverse;
 
 use barrage_router::{
-    Admission, Category, Frame, Millis, Publish, RoomKey, Target, UserId, UserKey, home_of_room,
+    Admission, Category, Frame, Keep, Millis, Publish, RoomKey, Target, UserId, UserKey, home_of_room,
 };
 use barrage_wire::server::{COMBO_OVERHEAD_BYTES, Code};
 use bytes::Bytes;
 
 use super::core::Core;
+use crate::limits::ROOMS_DUE_MAX;
 use crate::mail::{Head, Mail, Origin};
 
 /// A publish that is to be told, or at least remembered, when what it became is in the history.
@@ -75,13 +76,13 @@ impl Core {
         if self.is_expired(head) {
             return Some((Code::Expired, 0));
         }
-        if head.stored && !self.stores() {
-            return Some((Code::Unstored, 0));
-        }
         // The policy may have changed since the message was taken in elsewhere.
         let Some(category) = self.config.rules.policy.category(head.category).copied() else {
             return Some((Code::UnknownCategory, 0));
         };
+        if head.stored && !(self.stores() && category.keep == Keep::Disk) {
+            return Some((Code::Unstored, 0));
+        }
         let Some(index) = self.home_room(key).filter(|&index| self.can_number(index)) else {
             self.metrics.overloaded_total += 1;
             return Some((Code::Overloaded, 0));
@@ -255,9 +256,11 @@ impl Core {
     /// Rooms whose moment has come say what they have kept back.
     pub(super) fn tick_rooms(&mut self) {
         let now = self.clock.millis();
-        while let Some(&Reverse((due, index))) = self.homes.due.peek()
-            && due <= now
-        {
+        for _ in 0..ROOMS_DUE_MAX {
+            let Some(&Reverse((due, index))) = self.homes.due.peek() else { return };
+            if due > now {
+                return;
+            }
             self.homes.due.pop();
             let Some(place) = self.homes.rooms.get_mut(index as usize) else { continue };
             if place.armed != Some(due) {

@@ -182,3 +182,21 @@ fn a_level_falls_when_it_is_due_and_limits_follow_it() {
     room.tick(Millis(NOW.0 + 200), &rules, &mut out);
     assert!(out.is_empty() && room.flow_is_forgotten());
 }
+
+#[test]
+fn a_message_is_held_to_the_level_of_its_moment() {
+    let mut rules = Policy::builtin();
+    rules.levels = LevelRules { from: [1, 9, 9], dwell_ms: 100, dwell_max_ms: 100 };
+    let (mut room, mut out) = (room(), Vec::new());
+    room.join(NOW, &rules, ShardIndex(0), None);
+    room.leave(NOW, &rules, ShardIndex(0));
+    let category = *rules.category(CHAT).unwrap();
+    let message =
+        Publish { category: &category, kind: 0, payload: b"", sender: 0, key: 0, count: 0 };
+    let mut passed = |ms| {
+        let tries = (0..1_000).map(|_| room.publish(Millis(NOW.0 + ms), &rules, message, &mut out));
+        tries.filter(|answer| matches!(answer, Admission::Admitted { .. })).count()
+    };
+    assert_eq!(passed(99), 400, "as an L2 room, which it has not ceased to be");
+    assert_eq!(passed(100), 1_000, "as an L1 room, though nobody has ticked it");
+}
