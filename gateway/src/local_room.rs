@@ -56,6 +56,8 @@ pub struct LocalRoom {
     unwalked: usize,
 }
 
+const _: () = assert!(size_of::<LocalRoom>() <= 192, "a million quiet rooms hold one each");
+
 impl LocalRoom {
     /// A room without members whose newest message is `head`.
     pub fn new(key: RoomKey, alias: u32, head: u64) -> Self {

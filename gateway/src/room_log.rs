@@ -84,12 +84,20 @@ pub struct Lag {
 #[derive(Debug, PartialEq, Eq)]
 pub struct TooFarBehind;
 
-/// See the module.
+/// See the module. Most rooms are quiet most of the time, so what a busy one needs is allocated while
+/// somebody does not have everything.
 pub struct RoomLog {
     /// The newest frame.
     head: u64,
     /// The newest frame of each class; 0 before the first.
     newest: [u64; CLASSES],
+    /// The transports of members.
+    serves: [bool; 2],
+    window: Option<Box<Window>>,
+}
+
+/// What is remembered while somebody is behind.
+struct Window {
     /// The class of each frame from `classes_first` to the head, and whether it is kept.
     classes: VecDeque<u8>,
     classes_first: u64,
@@ -108,17 +116,7 @@ const KEPT: u8 = 0x80;
 impl RoomLog {
     /// An empty log of a room whose newest frame is `head`.
     pub fn new(head: u64) -> Self {
-        Self {
-            head,
-            newest: [0; CLASSES],
-            classes: VecDeque::new(),
-            classes_first: head + 1,
-            kept: VecDeque::new(),
-            kept_bytes: 0,
-            states: VecDeque::new(),
-            kept_first: head + 1,
-            tracks: [None, None],
-        }
+        Self { head, newest: [0; CLASSES], serves: [false; 2], window: None }
     }
 
     /// The newest frame.
@@ -133,8 +131,11 @@ impl RoomLog {
 
     /// Keeps bytes for members on `transport` from the next frame on.
     pub fn serve(&mut self, transport: Transport) {
+        self.serves[transport as usize] = true;
         let first = self.head + 1;
-        self.tracks[transport as usize].get_or_insert_with(|| Track::new(first));
+        if let Some(window) = &mut self.window {
+            window.tracks[transport as usize].get_or_insert_with(|| Track::new(first));
+        }
     }
 
     /// Appends the frame after the head.
@@ -142,6 +143,64 @@ impl RoomLog {
         assert_eq!(frame.seq, self.head + 1, "the home mails frames in order");
         self.head = frame.seq;
         self.newest[frame.class.index()] = frame.seq;
+        let serves = self.serves;
+        let window = self.window.get_or_insert_with(|| Window::new(frame.seq, serves));
+        window.append(frame, pieces);
+    }
+
+    /// Takes whole frames from `next` on, at most `frames_max` and as many as one send carries.
+    /// None when there is nothing new; `lag` says what to do when `next` has left the window.
+    pub fn batch(&self, transport: Transport, next: u64, frames_max: u16) -> Option<Batch> {
+        let track = self.track(transport)?;
+        (next <= self.head).then(|| track.batch(next, frames_max))
+    }
+
+    /// The first frame whose bytes are there.
+    pub fn window_first(&self, transport: Transport) -> u64 {
+        self.track(transport).map_or(self.head + 1, |track| track.first)
+    }
+
+    fn track(&self, transport: Transport) -> Option<&Track> {
+        self.window.as_ref()?.tracks[transport as usize].as_ref()
+    }
+
+    /// What a member that wants `next` misses before the window.
+    pub fn lag(&self, transport: Transport, next: u64) -> Result<Lag, TooFarBehind> {
+        let end = self.window_first(transport);
+        self.window.as_ref().ok_or(TooFarBehind)?.lag(next, end)
+    }
+
+    /// Everybody has everything up to `next - 1`: gives the memory before it back.
+    pub fn trim(&mut self, next: u64, pieces: &mut Pieces) {
+        let window = self.window.iter_mut();
+        for track in window.flat_map(|window| window.tracks.iter_mut().flatten()) {
+            track.trim(next, pieces);
+        }
+    }
+
+    /// Everybody has everything: gives all memory back.
+    pub fn clear(&mut self, pieces: &mut Pieces) {
+        if let Some(window) = self.window.take() {
+            window.tracks.into_iter().flatten().for_each(|track| track.give(pieces));
+        }
+    }
+}
+
+impl Window {
+    /// Nothing yet; frames from `first` on follow.
+    fn new(first: u64, serves: [bool; 2]) -> Box<Self> {
+        Box::new(Self {
+            classes: VecDeque::new(),
+            classes_first: first,
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            states: VecDeque::new(),
+            kept_first: first,
+            tracks: serves.map(|serves| serves.then(|| Track::new(first))),
+        })
+    }
+
+    fn append(&mut self, frame: &Frame, pieces: &mut Pieces) {
         let kept = if frame.never_drop { KEPT } else { 0 };
         self.classes.push_back(frame.class.index() as u8 | kept);
         if self.classes.len() > LOG_CLASSES_MAX {
@@ -179,21 +238,8 @@ impl RoomLog {
         }
     }
 
-    /// Takes whole frames from `next` on, at most `frames_max` and as many as one send carries.
-    /// None when there is nothing new; `lag` says what to do when `next` has left the window.
-    pub fn batch(&self, transport: Transport, next: u64, frames_max: u16) -> Option<Batch> {
-        let track = self.tracks[transport as usize].as_ref()?;
-        (next <= self.head).then(|| track.batch(next, frames_max))
-    }
-
-    /// The first frame whose bytes are there.
-    pub fn window_first(&self, transport: Transport) -> u64 {
-        self.tracks[transport as usize].as_ref().map_or(self.head + 1, |track| track.first)
-    }
-
-    /// What a member that wants `next` misses before the window.
-    pub fn lag(&self, transport: Transport, next: u64) -> Result<Lag, TooFarBehind> {
-        let end = self.window_first(transport);
+    /// What a member that wants `next` misses before `end`.
+    fn lag(&self, next: u64, end: u64) -> Result<Lag, TooFarBehind> {
         if next < self.classes_first || next < self.kept_first {
             return Err(TooFarBehind);
         }
@@ -204,35 +250,16 @@ impl RoomLog {
                 counts[usize::from(*class)] += 1;
             }
         }
-        let mut kept: Vec<(u64, Bytes)> = self.kept.iter().cloned().collect();
-        for state in self.states.iter().filter(|state| (next..end).contains(&state.seq)) {
+        let is_missed = |seq: &u64| (next..end).contains(seq);
+        let kept = self.kept.iter().filter(|(seq, _)| is_missed(seq));
+        let mut kept: Vec<(u64, Bytes)> = kept.cloned().collect();
+        for state in self.states.iter().filter(|state| is_missed(&state.seq)) {
             counts[state.class] -= 1;
             kept.push((state.seq, state.bytes.clone()));
         }
-        kept.retain(|(seq, _)| (next..end).contains(seq));
         kept.sort_unstable_by_key(|&(seq, _)| seq);
         let kept = kept.into_iter().map(|(_, bytes)| bytes).collect();
         Ok(Lag { first: next, last: end - 1, counts, kept })
-    }
-
-    /// Everybody has everything up to `next - 1`: gives the memory before it back.
-    pub fn trim(&mut self, next: u64, pieces: &mut Pieces) {
-        for track in self.tracks.iter_mut().flatten() {
-            track.trim(next, pieces);
-        }
-    }
-
-    /// Everybody has everything: gives all memory back.
-    pub fn clear(&mut self, pieces: &mut Pieces) {
-        let first = self.head + 1;
-        for track in self.tracks.iter_mut().flatten() {
-            track.clear(first, pieces);
-        }
-        self.classes = VecDeque::new();
-        self.kept = VecDeque::new();
-        self.kept_bytes = 0;
-        self.states = VecDeque::new();
-        (self.classes_first, self.kept_first) = (first, first);
     }
 }
 
@@ -357,13 +384,8 @@ impl Track {
         }
     }
 
-    fn clear(&mut self, first: u64, pieces: &mut Pieces) {
-        for piece in self.pieces.drain(..) {
-            pieces.give(piece.segment);
-        }
-        self.bytes = 0;
-        self.ends = VecDeque::new();
-        self.first = first;
+    fn give(self, pieces: &mut Pieces) {
+        self.pieces.into_iter().for_each(|piece| pieces.give(piece.segment));
     }
 }
 

@@ -134,7 +134,7 @@ fn a_request_that_cannot_be_is_answered_with_why() {
             check("room 0 left", &|client| client.leave(0), Code::NotMember);
             check("no such alias", &publish(room.alias + 1, CHAT), Code::NotMember);
             check("alias 0", &publish(0, CHAT), Code::NotMember);
-            check("no such category", &publish(room.alias, 7), Code::UnknownCategory);
+            check("no such category", &publish(room.alias, 99), Code::UnknownCategory);
             check("no such category", &publish(room.alias, u16::MAX), Code::UnknownCategory);
             for never_dropped in 0..=2 {
                 check("not for clients", &publish(room.alias, never_dropped), Code::Forbidden);

@@ -38,7 +38,8 @@ impl Engine for Fjall {
 
     fn open(dir: &Path) -> Self {
         let database = Database::builder(dir).worker_threads(1).open().expect("open");
-        let records = database.keyspace("records", KeyspaceCreateOptions::default).expect("records");
+        let records =
+            database.keyspace("records", KeyspaceCreateOptions::default).expect("records");
         Self { database, records }
     }
 
@@ -210,7 +211,10 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let dir = PathBuf::from(arguments.next().unwrap_or_else(|| "/tmp/barrage-engines".into()));
     let records = arguments.next().map_or(1 << 20, |count| count.parse().expect("RECORDS"));
-    println!("| engine | batch | records/s | commit p50 µs | p99 | max | cold read µs | warm | read | reopen ms | disk % |");
+    println!(
+        "| engine | batch | records/s | commit p50 µs | p99 | max | cold read µs | warm | read \
+         | reopen ms | disk % |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
     for batch_records in [64, 1024] {
         let records = if batch_records == 64 { records / 2 } else { records };

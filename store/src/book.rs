@@ -119,6 +119,14 @@ impl Room {
     }
 }
 
+impl Shelf {
+    fn encode(&self, row: &mut Vec<u8>) {
+        row.clear();
+        let values = [self.first, self.next, self.records, self.bytes];
+        values.into_iter().for_each(|value| row.u64(value));
+    }
+}
+
 impl Line {
     fn encode(&self, row: &mut Vec<u8>) {
         row.room(self.room);
@@ -167,23 +175,21 @@ impl Book {
             let shelf = Shelf { first, next, records: row.u64()?, bytes: row.u64()? };
             book.shelves.insert(category, shelf);
         }
-        let (keys, notes) = (book.read_keys(view)?, read_notes(view)?);
+        let (keys, notes) = (Self::read_keys(view)?, read_notes(view)?);
         let epoch_max = book.epoch_max;
         Ok((book, Found { clean, rooms, epoch_max, keys, notes }))
     }
 
-    fn read_keys(&self, view: &View) -> Result<Vec<(RoomKey, u128, u64)>, Fault> {
+    fn read_keys(view: &View) -> Result<Vec<(RoomKey, u128, u64)>, Fault> {
         let mut keys = Vec::new();
         for row in view.prefix(&[keys::KEY]) {
             let (_, row) = row?;
             let mut row = Row::new("idempotency keys", &row);
-            keys.push((row.room()?, row.u128()?, row.u64()?));
+            let number = row.u64()?;
+            keys.push((number, (row.room()?, row.u128()?, row.u64()?)));
         }
-        // The slot that is written next holds the oldest.
-        if keys.len() == KEYS_MAX {
-            keys.rotate_left((self.keys_written % KEYS_MAX as u64) as usize);
-        }
-        Ok(keys)
+        keys.sort_unstable_by_key(|&(number, _)| number);
+        Ok(keys.into_iter().map(|(_, key)| key).collect())
     }
 
     pub(crate) fn draft(&self) -> Draft {
@@ -205,11 +211,13 @@ impl Book {
     }
 
     /// Remembers that a record is not stored.
-    pub(crate) fn lose(&mut self, key: RoomKey, at: Position) {
-        let room = self.rooms.entry(key).or_default();
+    pub(crate) fn lose(&mut self, record: &Record) {
+        let at = record.at;
+        let room = self.rooms.entry(record.room).or_default();
         if at <= room.last() {
             return;
         }
+        room.time_ms = room.time_ms.max(record.time_ms);
         room.floor = at;
         room.hole = true;
         room.enter_epoch(at.epoch);
@@ -222,6 +230,7 @@ impl Book {
         for (&key, lost) in before.rooms.iter().filter(|(_, room)| room.hole) {
             let room = self.rooms.entry(key).or_default();
             room.floor = room.floor.max(lost.floor);
+            room.time_ms = room.time_ms.max(lost.time_ms);
             room.hole = true;
             room.enter_epoch(lost.floor.epoch.max(room.last().epoch));
             holed.push(key);
@@ -284,6 +293,7 @@ impl Draft {
 
     fn put_key(&mut self, batch: &mut Batch, room: RoomKey, key: u128, seq: u64) {
         self.scratch.clear();
+        self.scratch.u64(self.keys_written);
         self.scratch.room(room);
         self.scratch.extend_from_slice(&key.to_be_bytes());
         self.scratch.u64(seq);
@@ -323,6 +333,38 @@ impl Draft {
         self.rooms.entry(key).or_insert_with(|| Some(now())).get_or_insert_default()
     }
 
+    /// Adds rows that make a disk as it was before this draft, if it has got there although its
+    /// commit has failed. `book` is the book that the draft began with.
+    pub(crate) fn undo(&self, book: &Book, written: &[(RoomKey, Position)], batch: &mut Batch) {
+        let mut row = Vec::new();
+        for &(room, at) in written {
+            batch.delete(&keys::record_name(room, at));
+        }
+        for number in book.keys_written..self.keys_written {
+            batch.delete(&keys::key_name((number % KEYS_MAX as u64) as u32));
+        }
+        for &key in self.rooms.keys() {
+            let name = keys::room_name(keys::ROOM, key);
+            match book.rooms.get(&key) {
+                Some(room) => {
+                    room.encode(&mut row);
+                    batch.put(&name, &row);
+                }
+                None => batch.delete(&name),
+            }
+        }
+        for (&category, shelf) in &self.shelves {
+            let before = book.shelves.get(&category).copied().unwrap_or_default();
+            for number in before.next..shelf.next {
+                batch.delete(&keys::chunk_name(category, number));
+            }
+            before.encode(&mut row);
+            batch.put(&keys::shelf_name(category), &row);
+        }
+        encode_meta(book.epoch_max, book.keys_written, &mut row);
+        batch.put(&keys::META, &row);
+    }
+
     /// Writes a room's row again, as the book has it.
     pub(crate) fn rewrite(&mut self, book: &Book, key: RoomKey) {
         self.room(book, key);
@@ -358,16 +400,19 @@ impl Draft {
             }
         }
         for (&category, shelf) in &self.shelves {
-            row.clear();
-            let values = [shelf.first, shelf.next, shelf.records, shelf.bytes];
-            values.into_iter().for_each(|value| row.u64(value));
+            shelf.encode(&mut row);
             batch.put(&keys::shelf_name(category), &row);
         }
         if (self.epoch_max, self.keys_written) != (book.epoch_max, book.keys_written) {
-            row.clear();
-            row.u64(self.epoch_max);
-            row.u64(self.keys_written);
+            encode_meta(self.epoch_max, self.keys_written, &mut row);
             batch.put(&keys::META, &row);
         }
+        self.scratch = row;
     }
+}
+
+fn encode_meta(epoch_max: u64, keys_written: u64, row: &mut Vec<u8>) {
+    row.clear();
+    row.u64(epoch_max);
+    row.u64(keys_written);
 }

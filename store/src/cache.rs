@@ -153,3 +153,85 @@ impl Tail {
 fn memory_bytes(record: &Record) -> usize {
     size_of::<Record>() + record.frame.len()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use barrage_router::{AppId, Class, RoomId};
+    use bytes::Bytes;
+    use smallvec::SmallVec;
+
+    const START: Position = Position { epoch: 0, seq: 0 };
+    const ROOM: RoomKey = RoomKey { app: AppId(1), room: RoomId(1) };
+
+    fn at(seq: u64) -> Position {
+        Position { epoch: 0, seq }
+    }
+
+    fn record(seq: u64) -> Record {
+        let (room, at, time_ms) = (ROOM, at(seq), seq * 10);
+        let (category, class, never_drop) = (0, Class::P3, false);
+        let (frame, keys) = (Bytes::from(vec![0; 100]), SmallVec::new());
+        Record { room, at, time_ms, category, class, never_drop, frame, keys }
+    }
+
+    /// Writes records with these numbers, each behind the one before it, except those that do not
+    /// reach the cache; then asks. `None`: the disk has to be asked.
+    fn check(written: &[u64], missed: &[u64], from: From, floor: u64, expected: Option<&[u64]>) {
+        let mut cache = Cache::new(1 << 20);
+        let mut before = START;
+        for &seq in written {
+            if !missed.contains(&seq) {
+                cache.write(before, record(seq));
+            }
+            before = at(seq);
+        }
+        let found = cache.find(ROOM, from, at(floor), before);
+        let found = found.map(|records| records.map(|record| record.at.seq).collect::<Vec<_>>());
+        assert_eq!(found.as_deref(), expected, "{written:?} without {missed:?}, {from:?}");
+        let bytes = cache.tails.values().map(|tail| tail.bytes).sum::<usize>();
+        assert_eq!((cache.bytes, cache.order.len()), (bytes, cache.tails.len()));
+    }
+
+    #[test]
+    fn it_answers_when_it_has_everything() {
+        check(&[1, 2, 3], &[], From::After(START), 0, Some(&[1, 2, 3]));
+        check(&[1, 2, 3], &[], From::After(at(2)), 0, Some(&[3]));
+        check(&[1, 2, 3], &[], From::Since(15), 0, Some(&[2, 3]));
+        // There may be others of the same time before the first one here.
+        check(&[1, 2, 3], &[], From::Since(10), 0, None);
+    }
+
+    #[test]
+    fn a_batch_that_was_left_out_is_noticed() {
+        check(&[1, 2, 3], &[3], From::After(START), 0, None);
+        check(&[1, 2, 3], &[3], From::After(at(1)), 0, None);
+        check(&[1, 2, 3, 4], &[2], From::After(START), 0, None);
+        check(&[1, 2, 3, 4], &[2], From::After(at(1)), 0, None);
+        check(&[1, 2, 3, 4], &[2], From::After(at(2)), 0, Some(&[3, 4]));
+    }
+
+    #[test]
+    fn below_the_floor_the_disk_is_asked() {
+        check(&[1, 2, 3], &[], From::After(START), 2, None);
+        check(&[1, 2, 3], &[], From::After(at(2)), 2, Some(&[3]));
+        check(&[1, 2, 3], &[], From::Since(25), 2, None);
+        check(&[1, 2, 3], &[], From::After(at(3)), 9, None);
+    }
+
+    #[test]
+    fn it_stays_within_its_bytes() {
+        for bytes_max in [0, 500, 5_000, 50_000] {
+            let mut cache = Cache::new(bytes_max);
+            for id in 0..100 {
+                let mut before = START;
+                for seq in 1..=id {
+                    let room = RoomKey { room: RoomId(id % 30), ..ROOM };
+                    cache.write(before, Record { room, ..record(seq) });
+                    before = at(seq);
+                    assert!(cache.bytes <= bytes_max, "{} of {bytes_max}", cache.bytes);
+                }
+            }
+        }
+    }
+}

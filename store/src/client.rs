@@ -41,7 +41,9 @@ pub enum Done {
         /// The command's.
         token: u64,
     },
-    /// It is not stored and will not be; or the load could not be read.
+    /// It is not stored, and is undone if it has reached the disk half-way. (A note may be there
+    /// nevertheless, and so may a record if the process is killed before the disk has recovered.)
+    /// Or the load could not be read.
     Failed {
         /// The command's.
         token: u64,

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use crate::engine::ENGINE_DIR;
 use crate::error::Error;
 
 const FORMAT: &str = "barrage history 1";
@@ -16,13 +17,32 @@ const LOCK_FILE: &str = "lock";
 pub(crate) struct Dir {
     path: PathBuf,
     /// The lock goes with the file, so it ends with the process however that ends.
-    _lock: File,
+    lock: File,
+}
+
+/// How a directory was left.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Was {
+    /// Nobody has stored anything in it.
+    New,
+    /// It was closed properly.
+    Clean,
+    /// It was not.
+    Open,
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        // Closing would do, unless the process has just forked and the child has not closed its
+        // copy yet. If it fails, closing is what is left.
+        let _ = self.lock.unlock();
+    }
 }
 
 impl Dir {
-    /// Takes the directory, makes it if it is missing, and takes its clean mark away. Also whether
-    /// nothing is missing there.
-    pub(crate) fn take(path: &Path) -> Result<(Self, bool), Error> {
+    /// Takes the directory, makes it if it is missing, and takes its clean mark away. Also how
+    /// it was left.
+    pub(crate) fn take(path: &Path) -> Result<(Self, Was), Error> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -39,10 +59,19 @@ impl Dir {
             TryLockError::WouldBlock => Error::Locked(path.to_owned()),
             TryLockError::Error(error) => Error::io("locking", &lock_path)(error),
         })?;
-        let dir = Self { path: path.to_owned(), _lock: lock };
+        let dir = Self { path: path.to_owned(), lock };
         let new = dir.check_format()?;
-        let clean = dir.remove_clean_mark()? || new;
-        Ok((dir, clean))
+        let clean = dir.remove_clean_mark()?;
+        Ok((
+            dir,
+            if new {
+                Was::New
+            } else if clean {
+                Was::Clean
+            } else {
+                Was::Open
+            },
+        ))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -54,7 +83,12 @@ impl Dir {
         self.write(CLEAN_FILE, "")
     }
 
-    /// Writes the format where nothing was stored yet; whether that was so.
+    /// Says that there is an engine in it now. From then on, a directory without one is an error.
+    pub(crate) fn mark_format(&self) -> Result<(), Error> {
+        self.write(FORMAT_FILE, &format!("{FORMAT}\n"))
+    }
+
+    /// Whether nothing was stored yet.
     fn check_format(&self) -> Result<bool, Error> {
         let path = self.path.join(FORMAT_FILE);
         match fs::read_to_string(&path) {
@@ -65,9 +99,6 @@ impl Dir {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.check_empty()?;
-                // The mark comes first: a crash between the two leaves a directory that is new.
-                self.write(CLEAN_FILE, "")?;
-                self.write(FORMAT_FILE, &format!("{FORMAT}\n"))?;
                 Ok(true)
             }
             Err(error) => Err(Error::io("reading", &path)(error)),
@@ -75,7 +106,7 @@ impl Dir {
     }
 
     fn check_empty(&self) -> Result<(), Error> {
-        const OURS: [&str; 4] = [LOCK_FILE, CLEAN_FILE, "writing", "lost+found"];
+        const OURS: [&str; 4] = [LOCK_FILE, ENGINE_DIR, "writing", "lost+found"];
         let entries = fs::read_dir(&self.path).map_err(Error::io("reading", &self.path))?;
         for entry in entries {
             let name = entry.map_err(Error::io("reading", &self.path))?.file_name();

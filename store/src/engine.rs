@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable};
@@ -11,10 +11,25 @@ use crate::error::Fault;
 use crate::journal;
 use crate::limits::{BLOCK_CACHE_BYTES, PROBE_BYTES};
 
+/// Where in the directory the engine has its files.
+pub(crate) const ENGINE_DIR: &str = "fjall";
+const PROBE_FILE: &str = "probe";
+
 /// An ordered map on disk, with one writer.
 pub(crate) struct Engine {
     database: Database,
     rows: Keyspace,
+}
+
+/// What is there when an engine is opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// Perhaps nothing: it is made.
+    New,
+    /// What an engine has left.
+    Again,
+    /// What an engine has left that may have failed in a sync.
+    AfterSyncFault,
 }
 
 /// Changes that become visible and durable together.
@@ -39,12 +54,18 @@ pub(crate) enum Sync {
 }
 
 impl Engine {
-    /// Opens the map below `dir`. `rewrite` when the last engine there failed in a sync.
-    pub(crate) fn open(dir: &Path, rewrite: bool) -> Result<Self, Fault> {
-        let path = engine_dir(dir);
-        let cut = journal::mend(&path, rewrite)?;
+    /// Opens the map below `dir`.
+    pub(crate) fn open(dir: &Path, start: Start) -> Result<Self, Fault> {
+        let path = dir.join(ENGINE_DIR);
+        if start != Start::New && !path.is_dir() {
+            // The engine would make a new one, and everything would seem to have been forgotten.
+            return Err(Fault::Gone(path));
+        }
+        // A process that was killed while it tried the disk has left it behind.
+        let _ = fs::remove_file(dir.join(PROBE_FILE));
+        let cut = journal::mend(&path, start == Start::AfterSyncFault)?;
         if cut > 0 {
-            tracing::warn!(bytes = cut, dir = %dir.display(), "cut an unfinished batch off history");
+            tracing::warn!(bytes = cut, dir = %dir.display(), "cut the broken end off history");
         }
         // With one worker, flushes never pile up behind each other, so a commit never waits for
         // a worker that has died of a full disk.
@@ -131,14 +152,9 @@ impl View {
 /// Whether the disk takes as much as the next batches may need. Opening an engine on a disk that
 /// is still full would end the one that can at least read.
 pub(crate) fn probe(dir: &Path) -> Result<(), Fault> {
-    let path = dir.join("probe");
-    let tried =
-        fs::write(&path, vec![1; PROBE_BYTES]).and_then(|()| File::open(&path)?.sync_all());
+    let path = dir.join(PROBE_FILE);
+    let tried = fs::write(&path, vec![1; PROBE_BYTES]).and_then(|()| File::open(&path)?.sync_all());
     let removed = fs::remove_file(&path);
     tried?;
     Ok(removed?)
-}
-
-fn engine_dir(dir: &Path) -> PathBuf {
-    dir.join("fjall")
 }

@@ -64,12 +64,24 @@ pub(crate) enum Fault {
     Io(#[from] io::Error),
     #[error("a row of {0} is damaged")]
     Damaged(&'static str),
+    #[error("{0} is gone")]
+    Gone(PathBuf),
+    #[error("history is being opened again")]
+    Reopening,
 }
 
 impl Fault {
+    /// Whether a sync may have failed: our own, or the one that has stopped the engine.
+    pub(crate) fn in_sync(&self) -> bool {
+        matches!(self, Self::Sync(_) | Self::Engine(fjall::Error::Poisoned))
+    }
+
     /// The fault as an operator of `dir` understands it.
     pub(crate) fn explain(&self, dir: &Path) -> String {
         let dir = dir.display();
+        if matches!(self, Self::Engine(fjall::Error::Poisoned)) {
+            return format!("history in {dir} cannot be written: the engine has stopped by itself");
+        }
         let Some(error) = self.io_error() else {
             return format!("history in {dir} cannot be written: {self}");
         };
@@ -92,7 +104,8 @@ impl Fault {
             Self::Engine(Io(error)) | Self::Sync(Io(error)) => Some(error),
             Self::Engine(Storage(fjall::LsmError::Io(error))) => Some(error),
             Self::Sync(Storage(fjall::LsmError::Io(error))) => Some(error),
-            Self::Engine(_) | Self::Sync(_) | Self::Damaged(_) => None,
+            Self::Engine(_) | Self::Sync(_) => None,
+            Self::Damaged(_) | Self::Gone(_) | Self::Reopening => None,
         }
     }
 }

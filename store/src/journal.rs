@@ -36,8 +36,10 @@ pub(crate) fn mend(engine_dir: &Path, rewrite: bool) -> io::Result<u64> {
     let bytes = fs::read(&path)?;
     let whole = whole_batches(&bytes);
     let cut = used(&bytes[whole..]);
+    let copy = path.with_extension("mending");
+    // A process that was killed while it wrote one has left it behind.
+    let _ = fs::remove_file(&copy);
     if rewrite {
-        let copy = path.with_extension("mending");
         let written = fs::write(&copy, &bytes[..whole])
             .and_then(|()| File::open(&copy)?.sync_all())
             .and_then(|()| fs::rename(&copy, &path));
@@ -149,6 +151,35 @@ mod tests {
         bytes.extend_from_slice(&checksum.to_le_bytes());
         bytes.extend_from_slice(TRAILER);
         bytes
+    }
+
+    /// Mends a directory with an older journal and one of `bytes`; what the newest is then.
+    fn check_mend(bytes: &[u8], rewrite: bool, cut: u64, left: &[u8]) {
+        let name = format!("barrage-journal-{}-{rewrite}-{cut}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("9.jnl"), "older").unwrap();
+        fs::write(dir.join("10.jnl"), bytes).unwrap();
+        fs::write(dir.join("lock"), "").unwrap();
+        let cut_now = mend(&dir, rewrite).unwrap();
+        let newest = fs::read(dir.join("10.jnl")).unwrap();
+        let files = fs::read_dir(&dir).unwrap().count();
+        fs::remove_dir_all(&dir).unwrap();
+        assert_eq!((cut_now, newest.as_slice(), files), (cut, left, 3), "rewrite {rewrite}");
+    }
+
+    #[test]
+    fn only_the_newest_is_mended_and_only_where_it_is_broken() {
+        let whole = batch(&[b"one"]);
+        let zeros = [whole.clone(), vec![0; 10_000]].concat();
+        let broken = [whole.clone(), b"\x01rest".to_vec(), vec![0; 10_000]].concat();
+        check_mend(&whole, false, 0, &whole);
+        check_mend(&zeros, false, 0, &zeros);
+        check_mend(&broken, false, 5, &whole);
+        check_mend(&whole, true, 0, &whole);
+        check_mend(&zeros, true, 0, &whole);
+        check_mend(&broken, true, 5, &whole);
+        assert_eq!(mend(Path::new("/nowhere/at/all"), true).unwrap(), 0);
     }
 
     #[test]

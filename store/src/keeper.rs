@@ -12,8 +12,8 @@ use crate::answers::{Answers, Wake};
 use crate::book::Book;
 use crate::cache::Cache;
 use crate::client::Client;
-use crate::dir::Dir;
-use crate::engine::Engine;
+use crate::dir::{Dir, Was};
+use crate::engine::{Engine, Start};
 use crate::error::Error;
 use crate::limits::{CONTROL_MAX, WRITTEN_MAX};
 use crate::reader::Reader;
@@ -39,10 +39,14 @@ pub struct Keeper {
 pub fn open(options: Options, wakes: Vec<Wake>) -> Result<(Vec<Client>, Keeper, Found), Error> {
     assert_eq!(wakes.len(), options.shards, "every shard has a wake");
     assert!(options.queue_max > 0, "a queue holds something");
-    let (dir, clean) = Dir::take(&options.dir)?;
+    let (dir, was) = Dir::take(&options.dir)?;
     let explain = |fault: crate::error::Fault| Error::Engine(fault.explain(dir.path()));
-    let engine = Engine::open(dir.path(), false).map_err(explain)?;
-    let (book, found) = Book::read(&engine.view(), clean).map_err(explain)?;
+    let start = if was == Was::New { Start::New } else { Start::Again };
+    let engine = Engine::open(dir.path(), start).map_err(explain)?;
+    if was == Was::New {
+        dir.mark_format()?;
+    }
+    let (book, found) = Book::read(&engine.view(), was != Was::Open).map_err(explain)?;
 
     let shared = Arc::new(Shared::default());
     // Every client counts its own commands, so the queue that they share is never full for them.

@@ -8,18 +8,18 @@ use ahash::AHashMap;
 use crossbeam_channel::bounded;
 
 use crate::book::Book;
-use crate::engine::{Engine, Sync, probe};
+use crate::engine::{Engine, Start, Sync, probe};
 use crate::error::Fault;
 use crate::limits::{HOLES_BATCH_MAX, NOTES_PENDING_MAX, RETRY};
 use crate::reader::Job;
 use crate::stats::State;
-use crate::writer::{Command, NoteName, Outage, Writer};
+use crate::writer::{Command, Failed, NoteName, Outage, Writer};
 
 impl Outage {
     pub(crate) fn new(fault: &Fault, dir: &Path) -> Self {
         let (why, retry_at) = (fault.explain(dir), Instant::now() + RETRY);
-        let rewrite = matches!(fault, Fault::Sync(_));
-        Self { why, retry_at, rewrite, notes: AHashMap::new() }
+        let rewrite = fault.in_sync();
+        Self { why, retry_at, rewrite, failed: None, notes: AHashMap::new() }
     }
 }
 
@@ -37,7 +37,7 @@ impl Writer {
         for command in commands {
             match command {
                 Command::Append { client, record, token } => {
-                    self.book.lose(record.room, record.at);
+                    self.book.lose(&record);
                     self.fail_or_count(client, token);
                 }
                 Command::Note { client, token: Some(token), .. } => self.fail(client, token),
@@ -104,7 +104,17 @@ impl Writer {
             drop(engine);
         }
         let rewrite = self.outage.as_ref().is_some_and(|outage| outage.rewrite);
-        let engine = Engine::open(self.dir.path(), rewrite)?;
+        let start = if rewrite { Start::AfterSyncFault } else { Start::Again };
+        let engine = Engine::open(self.dir.path(), start)?;
+        let mut batch = engine.batch();
+        if let Some(Failed { draft, places }) = self.outage.as_ref().and_then(|o| o.failed.as_ref())
+        {
+            draft.undo(&self.book, places, &mut batch);
+            engine.commit(batch, Sync::Now)?;
+        }
+        if let Some(outage) = &mut self.outage {
+            outage.failed = None;
+        }
         let (mut book, _) = Book::read(&engine.view(), false)?;
         let holed = book.inherit_holes(&self.book);
         // From here on it can be read, and is as the disk is; the holes are in the book at once.

@@ -111,7 +111,7 @@ impl Reader {
             }
             return Ok(page);
         }
-        let Some(view) = view else { return Err(Fault::Damaged("an engine that is closed")) };
+        let Some(view) = view else { return Err(Fault::Reopening) };
         let behind = match load.from {
             From::After(at) => at,
             From::Since(ms) => seek(&view, &load, ms, end)?,

@@ -50,8 +50,8 @@ impl Retire {
         })
     }
 
-    /// At most `RETIRE_RECORDS_MAX` records; whether that was all of them. Looking for old ones takes a read for
-    /// each category, so that is done only when `now_ms` is given.
+    /// At most `RETIRE_RECORDS_MAX` records; whether that was all of them. Looking for old ones
+    /// takes a read for each category, so that is done only when `now_ms` is given.
     fn retire(
         &self,
         engine: &Engine,

@@ -8,18 +8,19 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use ahash::AHashMap;
+use barrage_router::RoomKey;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use smallvec::SmallVec;
 
 use crate::answers::Answers;
-use crate::book::Book;
+use crate::book::{Book, Draft};
 use crate::client::Done;
 use crate::dir::Dir;
 use crate::engine::{Engine, Sync};
 use crate::error::{Error, Fault};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX, TICK, WRITTEN_MAX};
 use crate::reader::{Job, Question, Written};
-use crate::record::{From, Load, Record, Retention};
+use crate::record::{From, Load, Position, Record, Retention};
 use crate::retention::Retire;
 use crate::stats::{Shared, State};
 
@@ -27,10 +28,23 @@ pub(crate) type NoteName = SmallVec<[u8; 64]>;
 
 /// What the writer is asked to do.
 pub(crate) enum Command {
-    Append { client: usize, record: Record, token: Option<u64> },
+    Append {
+        client: usize,
+        record: Record,
+        token: Option<u64>,
+    },
     /// Without a value it is removed.
-    Note { client: usize, name: NoteName, value: Option<Vec<u8>>, token: Option<u64> },
-    Load { client: usize, token: u64, load: Load },
+    Note {
+        client: usize,
+        name: NoteName,
+        value: Option<Vec<u8>>,
+        token: Option<u64>,
+    },
+    Load {
+        client: usize,
+        token: u64,
+        load: Load,
+    },
     Retention(Vec<(u16, Retention)>),
     /// Ends the writer; the answer says whether everything is on disk.
     Close(Sender<Result<(), Error>>),
@@ -61,8 +75,17 @@ pub(crate) struct Outage {
     pub(crate) retry_at: Instant,
     /// A sync has failed, so the journal has to be written anew.
     pub(crate) rewrite: bool,
+    /// What has to be undone, lest it comes back after it was called lost.
+    pub(crate) failed: Option<Failed>,
     /// Changes of notes that nobody waits for; they are made when it is over.
     pub(crate) notes: AHashMap<NoteName, Option<Vec<u8>>>,
+}
+
+/// The batch whose commit has failed. It may have reached the disk all the same.
+pub(crate) struct Failed {
+    pub(crate) draft: Draft,
+    /// Its records.
+    pub(crate) places: Vec<(RoomKey, Position)>,
 }
 
 /// One batch while it is put together.
@@ -73,6 +96,7 @@ struct Work {
     tokens: Vec<(usize, u64)>,
     refused: Vec<(usize, u64)>,
     loads: Vec<(usize, u64, Load)>,
+    /// Records that nobody waits for.
     untold: u64,
 }
 
@@ -83,7 +107,7 @@ impl Writer {
             let (commands, close) = match self.commands.recv_timeout(TICK) {
                 Ok(first) => self.take(first),
                 Err(RecvTimeoutError::Timeout) => (Vec::new(), None),
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => return self.abandon(),
             };
             if self.outage.is_none() {
                 self.store(commands);
@@ -92,6 +116,9 @@ impl Writer {
                 self.retry(false);
             }
             self.answers.wake();
+            if self.outage.is_none() {
+                self.sweep();
+            }
             if let Some(close) = close {
                 // The keeper waits for it; if it is gone, nobody wants to know.
                 return drop(close.send(self.close()));
@@ -105,35 +132,31 @@ impl Writer {
         let mut bytes = 0;
         let mut next = Some(first);
         while let Some(command) = next {
-            let client = match &command {
-                Command::Append { client, record, .. } => {
+            match command {
+                Command::Retention(bounds) => self.retire.set(bounds),
+                Command::Close(close) => return (commands, Some(close)),
+                Command::Append { client, ref record, .. } => {
+                    self.queued[client].fetch_sub(1, Relaxed);
                     bytes += record.frame.len();
-                    *client
+                    commands.push(command);
                 }
-                Command::Note { client, value, .. } => {
+                Command::Note { client, ref value, .. } => {
+                    self.queued[client].fetch_sub(1, Relaxed);
                     bytes += value.as_ref().map_or(0, Vec::len);
-                    *client
+                    commands.push(command);
                 }
-                Command::Load { client, .. } => *client,
-                Command::Retention(bounds) => {
-                    self.retire.set(bounds.clone());
-                    next = self.commands.try_recv().ok();
-                    continue;
+                Command::Load { client, .. } => {
+                    self.queued[client].fetch_sub(1, Relaxed);
+                    commands.push(command);
                 }
-                Command::Close(_) => {
-                    let Command::Close(close) = command else { unreachable!() };
-                    return (commands, Some(close));
-                }
-            };
-            self.queued[client].fetch_sub(1, Relaxed);
-            commands.push(command);
+            }
             let full = commands.len() == BATCH_COMMANDS_MAX || bytes >= BATCH_BYTES_MAX;
             next = if full { None } else { self.commands.try_recv().ok() };
         }
         (commands, None)
     }
 
-    /// Writes a batch and, with it, what retention takes away.
+    /// Writes a batch, and passes its loads on when that is done, whether or not it has worked.
     fn store(&mut self, commands: Vec<Command>) {
         let Some(engine) = &self.engine else { return };
         let mut work = Work::default();
@@ -155,38 +178,52 @@ impl Writer {
                         Some(value) => batch.put(&name, value),
                         None => batch.delete(&name),
                     }
-                    work.ask(client, token);
+                    work.tokens.extend(token.map(|token| (client, token)));
                     work.notes.push((name, value, token.is_some()));
                 }
                 Command::Load { client, token, load } => work.loads.push((client, token, load)),
                 Command::Retention(_) | Command::Close(_) => {}
             }
         }
-        let sync = if batch.is_empty() { Sync::Later } else { Sync::Now };
-        let now_ms = (self.aged.elapsed() >= TICK).then(unix_ms);
-        if self.retire.step(engine, &self.book, &mut draft, &mut batch, now_ms) && now_ms.is_some()
-        {
-            self.aged = Instant::now();
-        }
-        let committed = if batch.is_empty() {
-            Ok(Duration::ZERO)
-        } else {
+        if !batch.is_empty() {
             draft.seal(&self.book, &mut batch);
-            engine.commit(batch, sync)
-        };
-        match committed {
-            Ok(took) => {
-                self.book.apply(draft);
-                self.stored(&mut work, (sync == Sync::Now).then_some(took));
+            match engine.commit(batch, Sync::Now) {
+                Ok(took) => {
+                    self.book.apply(draft);
+                    self.stored(&mut work, took);
+                }
+                Err(fault) => self.begin_outage(&fault, Some(draft), &mut work),
             }
-            Err(fault) => self.begin_outage(&fault, &mut work),
         }
         work.refused.drain(..).for_each(|(client, token)| self.fail(client, token));
         work.loads.drain(..).for_each(|(client, token, load)| self.ask(client, token, load));
     }
 
-    fn stored(&mut self, work: &mut Work, synced: Option<Duration>) {
-        let Some(took) = synced else { return self.show_kept() };
+    /// Takes away what is over its bounds. It is a commit of its own: those who wait for the last
+    /// one have been told, and it need not be synced.
+    fn sweep(&mut self) {
+        let Some(engine) = &self.engine else { return };
+        let (mut draft, mut batch) = (self.book.draft(), engine.batch());
+        let now_ms = (self.aged.elapsed() >= TICK).then(unix_ms);
+        let all = self.retire.step(engine, &self.book, &mut draft, &mut batch, now_ms);
+        if all && now_ms.is_some() {
+            self.aged = Instant::now();
+        }
+        if batch.is_empty() {
+            return;
+        }
+        draft.seal(&self.book, &mut batch);
+        match engine.commit(batch, Sync::Later) {
+            Ok(_) => {
+                self.book.apply(draft);
+                self.show_kept();
+            }
+            // Done or not, the disk is of one piece, and its book is read when it is opened again.
+            Err(fault) => self.begin_outage(&fault, None, &mut Work::default()),
+        }
+    }
+
+    fn stored(&mut self, work: &mut Work, took: Duration) {
         self.shared.synced(took);
         let bytes: usize = work.written.iter().map(|written| written.record.frame.len()).sum();
         self.shared.count(|shared| &shared.records, work.written.len() as u64);
@@ -231,11 +268,15 @@ impl Writer {
         self.jobs.send(job).expect("the reader ends after the writer");
     }
 
-    fn begin_outage(&mut self, fault: &Fault, work: &mut Work) {
-        self.outage = Some(Outage::new(fault, self.dir.path()));
+    fn begin_outage(&mut self, fault: &Fault, draft: Option<Draft>, work: &mut Work) {
+        let mut outage = Outage::new(fault, self.dir.path());
+        let place = |written: &Written| (written.record.room, written.record.at);
+        let places = work.written.iter().map(place).collect();
+        outage.failed = draft.map(|draft| Failed { draft, places });
+        self.outage = Some(outage);
         self.tell_outage();
         for Written { record, .. } in work.written.drain(..) {
-            self.book.lose(record.room, record.at);
+            self.book.lose(&record);
         }
         for (name, value, awaited) in work.notes.drain(..) {
             if !awaited {
@@ -246,6 +287,15 @@ impl Writer {
         for (client, token) in work.tokens.drain(..) {
             self.fail(client, token);
         }
+    }
+
+    /// Ends without a clean mark. The directory is free last, when nothing uses it any more.
+    fn abandon(self) {
+        let Self { dir, engine, jobs, reader, .. } = self;
+        drop(jobs);
+        assert!(reader.join().is_ok(), "the reader has panicked");
+        drop(engine);
+        drop(dir);
     }
 
     fn close(mut self) -> Result<(), Error> {

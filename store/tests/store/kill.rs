@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use barrage_store::{Done, Position};
 
 use crate::world::{Random, Store, TempDir, record, room};
 
-const ROUNDS: u64 = 40;
+const ROUNDS: u64 = 30;
 const ROOMS: u64 = 5;
 const DIR: &str = "BARRAGE_STORE_KILL_DIR";
 const COUNT_NOTE: &[u8] = b"count";
@@ -68,7 +68,7 @@ impl Told {
         self.count = self.count.max(count);
     }
 
-    fn check(&self, dir: &PathBuf, round: u64) {
+    fn check(&self, dir: &Path, round: u64) {
         let mut store = Store::open(dir);
         assert!(round == 0 || !store.found.clean, "round {round}");
         let mut found: HashMap<(u64, u64), u64> = HashMap::new();
@@ -87,7 +87,8 @@ impl Told {
             assert!(found.get(place) >= Some(&seq), "{place:?} lost {seq}, round {round}");
         }
         let note = store.found.notes.iter().find(|(_, key, _)| key == COUNT_NOTE);
-        let count = note.map_or(0, |(_, _, value)| u64::from_le_bytes(value[..].try_into().unwrap()));
+        let count =
+            note.map_or(0, |(_, _, value)| u64::from_le_bytes(value[..].try_into().unwrap()));
         assert!(count >= self.count, "the note says {count}, round {round}");
         // Not closed either, as if the checker had been killed too.
         drop((store.client, store.keeper));
@@ -95,12 +96,12 @@ impl Told {
     }
 }
 
-fn wait_until_free(dir: &PathBuf) {
+fn wait_until_free(dir: &Path) {
     let lock = std::fs::File::open(dir.join("lock")).unwrap();
     lock.lock().unwrap();
 }
 
-fn start(dir: &PathBuf) -> Child {
+fn start(dir: &Path) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["kill::child", "--exact", "--ignored", "--nocapture"]).env(DIR, dir);
     command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()

@@ -1,4 +1,5 @@
 //! The store from outside: what comes back, after which accidents.
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 mod cache;
 mod disk_full;

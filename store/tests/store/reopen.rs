@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use barrage_store::{Error, KEYS_MAX};
+use barrage_store::{Client, Done, Error, KEYS_MAX, Options, Wake, open};
 use smallvec::smallvec;
 
 use crate::world::{Store, TempDir, at, options, record, room};
@@ -125,16 +125,41 @@ fn a_full_queue_takes_nothing() {
 }
 
 #[test]
-fn zz_timing() {
-    let dir = TempDir::new("timing");
-    for _ in 0..3 {
-        let a = std::time::Instant::now();
-        let mut store = Store::open(&dir.0);
-        let b = a.elapsed();
-        let seq = store.found.rooms.first().map_or(1, |r| r.1.seq + 1);
-        store.store(record(1, 1, seq));
-        let c = a.elapsed();
-        store.close();
-        eprintln!("open {b:?} store {:?} close {:?}", c - b, a.elapsed() - c);
+fn every_client_is_answered_what_it_asked() {
+    const RECORDS: u64 = 2000;
+    let dir = TempDir::new("clients");
+    let (shards, wake) = (3, || -> Wake { Box::new(std::thread::yield_now) });
+    let wakes = (0..shards).map(|_| wake()).collect();
+    let (clients, keeper, _) = open(Options { shards, ..options(&dir.0) }, wakes).unwrap();
+    let run = |(id, mut client): (u64, Client)| {
+        move || {
+            let mut stored = 0;
+            for seq in 1..=RECORDS {
+                let token = id << 32 | seq;
+                while client.append(record(id, 1, seq), Some(token)).is_err() {
+                    stored = drain(&mut client, id, stored);
+                }
+            }
+            while stored < RECORDS {
+                stored = drain(&mut client, id, stored);
+            }
+        }
+    };
+    std::thread::scope(|scope| (0..).zip(clients).map(run).for_each(|run| drop(scope.spawn(run))));
+    keeper.close().unwrap();
+    let mut store = Store::open(&dir.0);
+    for id in 0..shards as u64 {
+        assert_eq!(store.all(room(id)).records.len() as u64, RECORDS);
     }
+    store.close();
+}
+
+/// Fetches what is there; each must be the next token of this client.
+fn drain(client: &mut Client, id: u64, mut stored: u64) -> u64 {
+    while let Some(done) = client.done() {
+        stored += 1;
+        assert_eq!(done, Done::Stored { token: id << 32 | stored });
+    }
+    std::thread::yield_now();
+    stored
 }

@@ -28,8 +28,8 @@ fn any_damage_leaves_what_came_before() {
     let used = *ends.last().unwrap();
     check(&whole.0, &log, &ends, used);
     let mut random = Random(1);
-    for damaged in used - TAIL_BYTES..used {
-        // Every place is hit by something, which is enough, and is done in a few seconds.
+    // Not every place, because each is two stores; over the fields of a row it is every one.
+    for damaged in (used - TAIL_BYTES..used).step_by(7) {
         let damage = [Damage::Cut, Damage::Zero, Damage::Garble, Damage::Hole];
         let mut log = log[..used].to_vec();
         match damage[(damaged + random.below(4) as usize) % 4] {
