@@ -1,10 +1,11 @@
 //! Times the functions that a core calls for every message, frame or member.
 //!
-//! `cargo bench -p barrage-benches`; their bodies are in `barrage_benches::micro`.
+//! `cargo bench -p barrage-benches`; their bodies are in `barrage_benches::micro` and `::admit`.
 #![forbid(unsafe_code)]
 
 use std::hint::black_box;
 
+use barrage_benches::admit::{Admit, MEMBERS};
 use barrage_benches::micro::{MASKED_BYTES, PAYLOAD_BYTES, Rooms, Wire};
 use criterion::{Criterion, Throughput};
 
@@ -12,11 +13,15 @@ use criterion::{Criterion, Throughput};
 const SHARDS: u16 = 8;
 const MEMBERS_PER_SHARD: u32 = 250;
 
+/// One publish; how many frames went out.
+type Body = fn(&mut Admit) -> usize;
+
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     wire(&mut criterion);
     websocket(&mut criterion);
     room(&mut criterion);
+    admit(&mut criterion);
     criterion.final_summary();
 }
 
@@ -52,5 +57,22 @@ fn room(criterion: &mut Criterion) {
     group.bench_function("join_and_leave", |b| {
         b.iter(|| black_box(&mut rooms).join_and_leave());
     });
+    group.finish();
+}
+
+fn admit(criterion: &mut Criterion) {
+    let bodies: [(&str, Body); 5] = [
+        ("chat_under_limit", Admit::chat_under_limit),
+        ("chat_over_limit", Admit::chat_over_limit),
+        ("combo", Admit::combo),
+        ("state", Admit::state),
+        ("never_drop", Admit::never_drop),
+    ];
+    let mut group = criterion.benchmark_group("admit");
+    group.throughput(Throughput::Elements(1));
+    for (name, body) in bodies {
+        let mut room = Admit::new(MEMBERS, PAYLOAD_BYTES);
+        group.bench_function(name, |b| b.iter(|| body(black_box(&mut room))));
+    }
     group.finish();
 }

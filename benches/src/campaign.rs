@@ -15,7 +15,7 @@ use crate::machine::{self, Machine};
 use crate::record::Record;
 use crate::table::{Spread, readable};
 
-/// Messages are missing without explanation.
+/// Messages are missing without explanation, or totals are wrong.
 const EXIT_FAULTY: u8 = 3;
 
 /// What to run, and with what.
@@ -70,7 +70,7 @@ pub struct Outcome {
 impl Outcome {
     /// What the process says when it ends. A missed target is a finding and no failure.
     pub fn exit_code(&self) -> ExitCode {
-        let faulty = self.records.iter().any(|record| record.unexplained() > 0);
+        let faulty = self.records.iter().any(|record| record.faults() > 0);
         match (faulty, self.failures) {
             (true, _) => EXIT_FAULTY.into(),
             (false, 0) => ExitCode::SUCCESS,
@@ -112,12 +112,13 @@ impl Campaign {
     fn one(&self, case: &Case, repeat: u32) -> Result<(Record, Result<()>)> {
         let Case { set, name, .. } = *case;
         eprintln!("{} {name}, repeat {repeat} of {}: running", set.name(), self.repeats);
+        let own = format!("barrage-figures-{}-{}-{name}", std::process::id(), set.name());
+        let path = |ending| std::env::temp_dir().join(format!("{own}-{repeat}{ending}"));
+        let data = Data(path(".data"));
         let gateway = match case.target {
             None => None,
             Some(target) => {
-                let log = format!("barrage-figures-{}-{}-{name}", std::process::id(), set.name());
-                let log = std::env::temp_dir().join(format!("{log}-{repeat}.log"));
-                Some(Gateway::start(&self.programs.gateway, target.options, log)?)
+                Some(Gateway::start(&self.programs.gateway, target, &data.0, path(".log"))?)
             }
         };
         let found = loadgen::run(&self.programs.loadgen, case, gateway.as_ref())?;
@@ -142,11 +143,21 @@ impl Campaign {
     }
 }
 
+/// A directory that the gateway makes when it is to keep something; removed at the end.
+struct Data(PathBuf);
+
+impl Drop for Data {
+    fn drop(&mut self) {
+        // Most gateways keep nothing, so that there is no directory.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 /// Ends the gateway; its log stays when there is something to look for in it.
 fn end(gateway: Gateway, record: &Record) -> Result<()> {
     let log = gateway.log.clone();
     gateway.end()?;
-    if record.unexplained() > 0 {
+    if record.faults() > 0 {
         eprintln!("  the gateway's log is {}", log.display());
         return Ok(());
     }

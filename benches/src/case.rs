@@ -11,20 +11,39 @@ pub enum Set {
     Batched,
     /// 2,000 members at 150 messages a second: TCP, WebSocket, and paced.
     Headline,
+    /// The headline's TCP run without a policy's limits, with those that are built in, and with
+    /// everything that a policy can say.
+    Policy,
+    /// Gifts, scores and chat in PK rooms, merged and as they are.
+    Storm,
     /// A million connections and one broadcast to all of them.
     Million,
+    /// A million rooms of one member each.
+    Rooms,
     /// What connections cost that say nothing.
     Idle,
     /// Client to upstream and back.
     Uplink,
+    /// Publishes that are answered when they are on disk, against those that need not be.
+    History,
     /// All of the above.
     All,
 }
 
 impl Set {
     /// Every set that has cases of its own.
-    pub const EACH: [Self; 6] =
-        [Self::Ceiling, Self::Batched, Self::Headline, Self::Million, Self::Idle, Self::Uplink];
+    pub const EACH: [Self; 10] = [
+        Self::Ceiling,
+        Self::Batched,
+        Self::Headline,
+        Self::Policy,
+        Self::Storm,
+        Self::Million,
+        Self::Rooms,
+        Self::Idle,
+        Self::Uplink,
+        Self::History,
+    ];
 
     /// The sets that `asked` stands for: each once, in the order of `EACH`; nothing asks for all.
     pub fn chosen(asked: &[Self]) -> Vec<Self> {
@@ -38,13 +57,20 @@ impl Set {
             Self::Ceiling => "ceiling",
             Self::Batched => "batched",
             Self::Headline => "headline",
+            Self::Policy => "policy",
+            Self::Storm => "storm",
             Self::Million => "million",
+            Self::Rooms => "rooms",
             Self::Idle => "idle",
             Self::Uplink => "uplink",
+            Self::History => "history",
             Self::All => "all",
         }
     }
 }
+
+/// A policy in which nothing is left out and nothing is reached.
+const POLICY_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/policy.toml");
 
 /// How big the cases are.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,6 +89,14 @@ pub struct Scale {
     pub idle: u32,
     /// Seconds that they are held.
     pub idle_hold_s: f64,
+    /// Pairs of rooms of `storm`, members of each room, and those of them who give.
+    pub storm: [u32; 3],
+    /// Clients of `rooms`, and rooms that each joins.
+    pub rooms: [u32; 2],
+    /// Seconds that they are held.
+    pub rooms_hold_s: f64,
+    /// Rooms of `history`, where it is not one.
+    pub history_rooms: u32,
 }
 
 impl Scale {
@@ -75,6 +109,10 @@ impl Scale {
         million_hold_s: 60.0,
         idle: 100_000,
         idle_hold_s: 40.0,
+        storm: [5, 1_000, 100],
+        rooms: [20_000, 50],
+        rooms_hold_s: 20.0,
+        history_rooms: 1_000,
     };
 
     /// Runs in seconds; its figures mean nothing.
@@ -86,6 +124,10 @@ impl Scale {
         million_hold_s: 2.0,
         idle: 200,
         idle_hold_s: 4.0,
+        storm: [1, 10, 3],
+        rooms: [20, 5],
+        rooms_hold_s: 0.4,
+        history_rooms: 20,
     };
 }
 
@@ -101,8 +143,12 @@ pub enum Transport {
 /// The gateway that a case needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// What it is started with, beside its addresses and cores.
+    /// What it is started with, beside its addresses, cores and directory.
     pub options: &'static [&'static str],
+    /// How many cores it may use, if the machine has them.
+    pub cores: usize,
+    /// Whether it has a directory for what is to be kept: a new one, in the temporary directory.
+    pub data: bool,
     /// How clients reach it.
     pub transport: Transport,
     /// Whether the load generator is also its upstream.
@@ -150,11 +196,28 @@ pub fn cases(set: Set, scale: &Scale) -> Vec<Case> {
             case("tcp", tcp(&[], true), room(150)),
             case(
                 "ws",
-                Some(Target { options: &[], transport: Transport::Ws, upstream: true }),
+                tcp(&[], true).map(|target| Target { transport: Transport::Ws, ..target }),
                 room(150),
             ),
             case("paced", tcp(&["--pace", "0.5"], true), room(150)),
         ],
+        Set::Policy => vec![
+            case("stream", tcp(&[], true), format!("{} --category 7", room(150))),
+            case("chat", tcp(&[], true), format!("{} --category 4", room(150))),
+            case(
+                "all",
+                tcp(&["--policy", POLICY_FILE], true),
+                format!("{} --category 4", room(150)),
+            ),
+        ],
+        Set::Storm => storm(scale),
+        Set::Rooms => {
+            let ([clients, rooms], hold_s) = (scale.rooms, scale.rooms_hold_s);
+            let load = format!("connect --count {clients} --rooms-per-client {rooms}");
+            let target = tcp(&[], false).map(|target| Target { cores: 2, ..target });
+            vec![case("join", target, format!("{load} --hold {hold_s}"))]
+        }
+        Set::History => history(scale),
         Set::Million => {
             let (count, hold_s) = (scale.million, scale.million_hold_s);
             let load = format!("connect --count {count} --hold {hold_s} --one-room");
@@ -174,8 +237,47 @@ pub fn cases(set: Set, scale: &Scale) -> Vec<Case> {
     }
 }
 
+/// The same storm twice: its seed makes the same publishes at the same times.
+fn storm(scale: &Scale) -> Vec<Case> {
+    let Scale { storm: [pairs, members, senders], secs, .. } = scale;
+    let case = |name, options: &str| {
+        let load = format!("storm --rooms {pairs} --members {members} --senders {senders}");
+        let load = format!("{load} --size 128 --secs {secs} {options}");
+        let load = load.split_whitespace().map(str::to_owned).collect();
+        Case { set: Set::Storm, name, target: tcp(&[], true), load, hold_s: None }
+    };
+    vec![case("merged", ""), case("plain", "--no-merge")]
+}
+
+/// Chat, which the built-in policy keeps on disk, to rooms of one member each. As fast as a window
+/// of unanswered publishes allows, and at a rate that leaves the disk time.
+fn history(scale: &Scale) -> Vec<Case> {
+    let Scale { secs, history_rooms, .. } = scale;
+    let pace = "--rate 1000";
+    let full = "--rate 0 --window 512";
+    let case = |name, rooms: u32, pace: &str, ack: &str| {
+        let load = format!("room --members {rooms} --rooms {rooms} --size 128 --secs {secs}");
+        let load = format!("{load} --category 4 {pace} --ack {ack}");
+        Case {
+            set: Set::History,
+            name,
+            target: tcp(&[], true).map(|target| Target { data: true, ..target }),
+            load: load.split_whitespace().map(str::to_owned).collect(),
+            hold_s: None,
+        }
+    };
+    vec![
+        case("accepted", 1, full, "accepted"),
+        case("stored", 1, full, "stored"),
+        case("accepted-rooms", *history_rooms, full, "accepted"),
+        case("stored-rooms", *history_rooms, full, "stored"),
+        case("accepted-paced", 1, pace, "accepted"),
+        case("stored-paced", 1, pace, "stored"),
+    ]
+}
+
 fn tcp(options: &'static [&'static str], upstream: bool) -> Option<Target> {
-    Some(Target { options, transport: Transport::Tcp, upstream })
+    Some(Target { options, cores: 1, data: false, transport: Transport::Tcp, upstream })
 }
 
 #[cfg(test)]

@@ -58,9 +58,13 @@ pub fn figures(set: Set) -> Vec<Figure> {
         Set::Ceiling => ceiling(),
         Set::Batched => batched(),
         Set::Headline => headline(),
+        Set::Policy => policy(),
+        Set::Storm => storm(),
         Set::Million => million(),
+        Set::Rooms => rooms(),
         Set::Idle => idle(),
         Set::Uplink => uplink(),
+        Set::History => history(),
         Set::All => Vec::new(),
     }
 }
@@ -132,6 +136,121 @@ fn headline() -> Vec<Figure> {
         paced("paced p99", " ms", Bound::AtMost(40.0), p99_ms),
         paced("paced gateway CPU", " %", Bound::AtMost(60.0), cpu_pct),
         paced("paced unexplained", "", Bound::Never(0.0), unexplained),
+    ]
+}
+
+fn policy() -> Vec<Figure> {
+    let stream = plain(Set::Policy, "stream");
+    let chat = plain(Set::Policy, "chat");
+    let all = plain(Set::Policy, "all");
+    let over_stream = |figure: Figure| Figure { over: Some(("stream", figure.value)), ..figure };
+    let most = Bound::AtMost(1.10);
+    vec![
+        stream("no limit, p50", " ms", Bound::Open, p50_ms),
+        stream("no limit, p99", " ms", Bound::Open, p99_ms),
+        stream("no limit, gateway CPU", " %", Bound::Open, cpu_pct),
+        chat("built-in limits, p50", " ms", Bound::Open, p50_ms),
+        chat("built-in limits, p99", " ms", Bound::Open, p99_ms),
+        chat("built-in limits, gateway CPU", " %", Bound::Open, cpu_pct),
+        all("everything on, p50", " ms", Bound::Open, p50_ms),
+        all("everything on, p99", " ms", Bound::Open, p99_ms),
+        all("everything on, gateway CPU", " %", Bound::Open, cpu_pct),
+        over_stream(chat("built-in limits / no limit, p50", "", most, p50_ms)),
+        over_stream(chat("built-in limits / no limit, p99", "", most, p99_ms)),
+        over_stream(chat("built-in limits / no limit, gateway CPU", "", most, cpu_pct)),
+        over_stream(all("everything on / no limit, p50", "", most, p50_ms)),
+        over_stream(all("everything on / no limit, p99", "", most, p99_ms)),
+        over_stream(all("everything on / no limit, gateway CPU", "", most, cpu_pct)),
+        chat("built-in limits, limited", "", Bound::Never(0.0), |record| record.number("limited")),
+        all("everything on, limited", "", Bound::Never(0.0), |record| record.number("limited")),
+        stream("no limit, unexplained", "", Bound::Never(0.0), unexplained),
+        chat("built-in limits, unexplained", "", Bound::Never(0.0), unexplained),
+        all("everything on, unexplained", "", Bound::Never(0.0), unexplained),
+    ]
+}
+
+fn storm() -> Vec<Figure> {
+    let merged = plain(Set::Storm, "merged");
+    let plain = plain(Set::Storm, "plain");
+    let over_plain = |name, value: Extract| Figure {
+        over: Some(("plain", value)),
+        ..merged(name, "", Bound::Open, value)
+    };
+    let frames: Extract = |record| record.number("storm/frames_out");
+    let bytes: Extract = |record| record.number("storm/bytes_out");
+    let in_per_out: Extract = |record| record.number("storm/in_per_out");
+    let wrong: Extract =
+        |record| Some(record.number("storm/totals_wrong")? + record.number("storm/states_wrong")?);
+    vec![
+        merged("messages in", "", Bound::Open, |record| record.number("storm/messages_in")),
+        merged("taps in", "", Bound::Open, |record| record.number("storm/taps/published")),
+        merged("policy, taps merged", "", Bound::Open, |record| record.number("storm/taps/merged")),
+        merged("policy, limited", "", Bound::Open, |record| record.number("limited")),
+        plain("as they are, frames out", "", Bound::Open, frames),
+        merged("policy, frames out", "", Bound::Open, frames),
+        merged("policy, messages in / frames out", "", Bound::Open, in_per_out),
+        over_plain("policy / as they are, frames out", frames),
+        over_plain("policy / as they are, bytes out", bytes),
+        over_plain("policy / as they are, gateway CPU", cpu_pct),
+        plain("as they are, gateway CPU", " %", Bound::Open, cpu_pct),
+        merged("policy, gateway CPU", " %", Bound::Open, cpu_pct),
+        plain("as they are, chat p50", " ms", Bound::Open, p50_ms),
+        plain("as they are, chat p99", " ms", Bound::Open, p99_ms),
+        merged("policy, chat p50", " ms", Bound::Open, p50_ms),
+        merged("policy, chat p99", " ms", Bound::Open, p99_ms),
+        merged("policy, rooms checked", "", Bound::Open, |record| record.number("storm/checked")),
+        merged("policy, rooms with wrong totals", "", Bound::Never(0.0), wrong),
+        plain("as they are, rooms with wrong totals", "", Bound::Never(0.0), wrong),
+        merged("policy, unexplained", "", Bound::Never(0.0), unexplained),
+        plain("as they are, unexplained", "", Bound::Never(0.0), unexplained),
+    ]
+}
+
+fn rooms() -> Vec<Figure> {
+    let figure = plain(Set::Rooms, "join");
+    vec![
+        figure("rooms joined", "", Bound::Open, |record| record.number("rooms_joined")),
+        figure("rooms left", "", Bound::Open, |record| record.number("rooms_left")),
+        figure("failed", "", Bound::Never(0.0), |record| record.number("rooms_failed")),
+        figure("lost", "", Bound::Never(0.0), |record| record.number("lost")),
+        figure("joins per second", "", Bound::Open, |record| record.number("joins_per_s")),
+        figure("gateway memory per room", " B", Bound::Open, |record| {
+            record.number("rss_bytes_per_room")
+        }),
+    ]
+}
+
+fn history() -> Vec<Figure> {
+    let case = |name| plain(Set::History, name);
+    let (accepted, stored) = (case("accepted"), case("stored"));
+    let (accepted_rooms, stored_rooms) = (case("accepted-rooms"), case("stored-rooms"));
+    let (accepted_paced, stored_paced) = (case("accepted-paced"), case("stored-paced"));
+    let (open, never) = (Bound::Open, Bound::Never(0.0));
+    let over = |case, figure: Figure| Figure { over: Some((case, figure.value)), ..figure };
+    vec![
+        accepted("one room, accepted, publishes", "/s", open, admitted_per_s),
+        stored("one room, stored, publishes", "/s", open, admitted_per_s),
+        over("accepted", stored("one room, stored / accepted", "", open, admitted_per_s)),
+        accepted("one room, accepted, p50 of answers", " ms", open, answer_p50_ms),
+        accepted("one room, accepted, p99 of answers", " ms", open, answer_p99_ms),
+        stored("one room, stored, p50 of answers", " ms", open, answer_p50_ms),
+        stored("one room, stored, p99 of answers", " ms", open, answer_p99_ms),
+        accepted_rooms("many rooms, accepted, publishes", "/s", open, admitted_per_s),
+        stored_rooms("many rooms, stored, publishes", "/s", open, admitted_per_s),
+        over(
+            "accepted-rooms",
+            stored_rooms("many rooms, stored / accepted", "", open, admitted_per_s),
+        ),
+        accepted_rooms("many rooms, accepted, p50 of answers", " ms", open, answer_p50_ms),
+        accepted_rooms("many rooms, accepted, p99 of answers", " ms", open, answer_p99_ms),
+        stored_rooms("many rooms, stored, p50 of answers", " ms", open, answer_p50_ms),
+        stored_rooms("many rooms, stored, p99 of answers", " ms", open, answer_p99_ms),
+        accepted_paced("one room at 1,000/s, accepted, p50 of answers", " ms", open, answer_p50_ms),
+        accepted_paced("one room at 1,000/s, accepted, p99 of answers", " ms", open, answer_p99_ms),
+        stored_paced("one room at 1,000/s, stored, p50 of answers", " ms", open, answer_p50_ms),
+        stored_paced("one room at 1,000/s, stored, p99 of answers", " ms", open, answer_p99_ms),
+        stored("one room, stored, unexplained", "", never, unexplained),
+        stored_rooms("many rooms, stored, unexplained", "", never, unexplained),
     ]
 }
 
@@ -211,6 +330,18 @@ fn p50_ms(record: &Record) -> Option<f64> {
 
 fn p99_ms(record: &Record) -> Option<f64> {
     Some(record.number("latency_us/p99")? / 1e3)
+}
+
+fn admitted_per_s(record: &Record) -> Option<f64> {
+    record.number("admitted_per_s")
+}
+
+fn answer_p50_ms(record: &Record) -> Option<f64> {
+    Some(record.number("answer_us/p50")? / 1e3)
+}
+
+fn answer_p99_ms(record: &Record) -> Option<f64> {
+    Some(record.number("answer_us/p99")? / 1e3)
 }
 
 fn unexplained(record: &Record) -> Option<f64> {

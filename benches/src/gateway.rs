@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::case::Target;
+
 /// How long a gateway may take until it is ready.
 const READY_MAX: Duration = Duration::from_secs(30);
 /// How long it may take to end; a million connections are closed meanwhile.
@@ -36,12 +38,18 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Starts `program` on core 0 with `options`, and waits until it is ready.
-    pub fn start(program: &Path, options: &[&str], log: PathBuf) -> Result<Self> {
+    /// Starts `program` on core 0 and on, as `target` says, and waits until it is ready. What it
+    /// keeps goes to `data`, if it is to keep something.
+    pub fn start(program: &Path, target: Target, data: &Path, log: PathBuf) -> Result<Self> {
         let [tcp, ws, upstream, http] = free_addresses()?;
         let stderr = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
         let mut command = Command::new(program);
-        command.args(["--cores", "0"]).args(options);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let last_core = target.cores.min(cores) - 1;
+        command.arg("--cores").arg(format!("0-{last_core}")).args(target.options);
+        if target.data {
+            command.arg("--data").arg(data);
+        }
         for (option, address) in
             [("--tcp", tcp), ("--ws", ws), ("--upstream", upstream), ("--http", http)]
         {
@@ -139,6 +147,7 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::case::Transport;
 
     #[test]
     fn processor_time_is_read_behind_any_name() {
@@ -158,7 +167,10 @@ mod tests {
     #[test]
     fn a_program_that_never_gets_ready_is_an_error_with_its_log() {
         let log = std::env::temp_dir().join(format!("barrage-true-{}.log", std::process::id()));
-        let error = Gateway::start(Path::new("/bin/true"), &[], log.clone()).unwrap_err();
+        let (options, transport, data) = (&[][..], Transport::Tcp, false);
+        let target = Target { options, cores: 1, data, transport, upstream: false };
+        let path = Path::new("/bin/true");
+        let error = Gateway::start(path, target, &log, log.clone()).unwrap_err();
         assert!(error.to_string().contains("did not say `ready`"), "{error:#}");
         std::fs::remove_file(log).unwrap();
     }

@@ -2,9 +2,10 @@
 //!
 //! The `figures` binary runs a [`campaign`] over [`case`]s: it starts a gateway, points the load
 //! generator at it, and turns what that reports into [`figure`]s and a [`table`]. The bodies of the
-//! micro benchmarks are in [`micro`], so that plain tests run them too.
+//! micro benchmarks are in [`micro`] and [`admit`], so that plain tests run them too.
 #![forbid(unsafe_code)]
 
+pub mod admit;
 pub mod campaign;
 pub mod case;
 pub mod figure;

@@ -4,8 +4,8 @@
 //! small inputs, and so that nothing is set up in a measured loop.
 
 use barrage_router::{
-    Admission, Alias, AppId, HistoryLimits, Joined, Millis, Policy, Publish, Room, RoomId, RoomKey,
-    ShardIndex,
+    Admission, Alias, AppId, Frame, HistoryLimits, Joined, Millis, Policy, Publish, Room, RoomId,
+    RoomKey, ShardIndex,
 };
 use barrage_wire::client::Cursor;
 use barrage_wire::codec::Tail;
@@ -19,10 +19,10 @@ pub const PAYLOAD_BYTES: usize = 128;
 pub const MASKED_BYTES: usize = 1024;
 
 const MASK: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
-const ROOM: RoomKey = RoomKey { app: AppId(1), room: RoomId(7) };
-const HISTORY: HistoryLimits = HistoryLimits { frames_max: 256, bytes_max: 64 * 1024 };
-/// Chat, in the built-in policy.
-const CATEGORY: u16 = 4;
+pub(crate) const ROOM: RoomKey = RoomKey { app: AppId(1), room: RoomId(7) };
+pub(crate) const HISTORY: HistoryLimits = HistoryLimits { frames_max: 256, bytes_max: 64 * 1024 };
+/// Stream, in the built-in policy: nothing limits or merges it.
+const CATEGORY: u16 = 7;
 
 /// Frames to encode and decode, and a buffer that is used again.
 #[derive(Debug)]
@@ -96,39 +96,49 @@ pub struct Rooms {
     policy: Policy,
     payload: Vec<u8>,
     now: Millis,
+    out: Vec<Frame>,
 }
 
 impl Rooms {
     /// A room with so many members on each of so many shards.
     pub fn new(shards: u16, members_per_shard: u32, payload_bytes: usize) -> Self {
-        let mut room = Room::new(ROOM, Alias(1), 1, HISTORY);
-        for shard in (0..shards).map(ShardIndex) {
-            for _ in 0..members_per_shard {
-                room.join(Millis(0), shard, None);
-            }
-        }
+        let policy = Policy::builtin();
+        let room = room_of(&policy, shards, members_per_shard);
         let payload = vec![0xa5; payload_bytes];
-        Self { room, policy: Policy::builtin(), payload, now: Millis(1) }
+        Self { room, policy, payload, now: Millis(1), out: Vec::new() }
     }
 
     /// One message gets its number, is encoded and remembered; its number.
     pub fn publish(&mut self) -> u64 {
         self.now.0 += 1;
-        let category = self.policy.category(CATEGORY).expect("the built-in policy has chat");
-        let message = Publish { category, kind: 0, payload: &self.payload };
-        match self.room.publish(self.now, message) {
-            Admission::Admitted(frame) => frame.seq,
-            Admission::Limited { .. } => 0,
+        let category = self.policy.category(CATEGORY).expect("the built-in policy has stream");
+        let payload = &self.payload;
+        let message = Publish { category, kind: 0, payload, sender: 0, key: 0, count: 0 };
+        self.out.clear();
+        match self.room.publish(self.now, &self.policy, message, &mut self.out) {
+            Admission::Admitted { seq } => seq,
+            Admission::Merged | Admission::Limited { .. } => 0,
         }
     }
 
     /// One member comes to the first shard and goes again; the members in between.
     pub fn join_and_leave(&mut self) -> u32 {
         self.now.0 += 1;
-        let Joined { members, .. } = self.room.join(self.now, ShardIndex(0), None);
-        self.room.leave(self.now, ShardIndex(0));
+        let Joined { members, .. } = self.room.join(self.now, &self.policy, ShardIndex(0), None);
+        self.room.leave(self.now, &self.policy, ShardIndex(0));
         members
     }
+}
+
+/// A room with so many members on each of so many shards.
+pub(crate) fn room_of(policy: &Policy, shards: u16, members_per_shard: u32) -> Room {
+    let mut room = Room::new(ROOM, Alias(1), 1, HISTORY);
+    for shard in (0..shards).map(ShardIndex) {
+        for _ in 0..members_per_shard {
+            room.join(Millis(0), policy, shard, None);
+        }
+    }
+    room
 }
 
 fn message(payload: &[u8]) -> ServerFrame<'_> {

@@ -25,9 +25,10 @@ impl Record {
         self.report.pointer(&format!("/{path}"))?.as_f64()
     }
 
-    /// Messages that are missing without a word.
-    pub fn unexplained(&self) -> u64 {
-        self.number("unexplained").map_or(0, |count| count as u64)
+    /// Messages that are missing without a word, and rooms of a storm with wrong totals.
+    pub fn faults(&self) -> u64 {
+        let counts = ["unexplained", "storm/totals_wrong", "storm/states_wrong"];
+        counts.into_iter().filter_map(|path| self.number(path)).sum::<f64>() as u64
     }
 
     /// Why the load generator does not trust its own figures; nothing when it does.
@@ -53,6 +54,8 @@ impl Record {
             "case": self.case,
             "repeat": self.repeat,
             "gateway_options": case.target.map(|target| target.options),
+            "gateway_cores": case.target.map(|target| target.cores),
+            "gateway_data": case.target.map(|target| target.data),
             "load": case.load.join(" "),
             "hold_cpu_pct": self.hold_cpu_pct,
             "report": self.report,
@@ -74,7 +77,14 @@ mod tests {
         assert_eq!(record.number("latency_us/p50"), Some(900.0));
         assert_eq!(record.number("lost"), None);
         assert_eq!(record.number("ramp_s"), None);
-        assert_eq!(record.unexplained(), 2);
+        assert_eq!(record.faults(), 2);
+    }
+
+    #[test]
+    fn wrong_totals_are_faults_like_missing_messages() {
+        let storm = json!({"totals_wrong": 1, "states_wrong": 2, "checked": 9});
+        assert_eq!(record(json!({"unexplained": 4, "storm": storm})).faults(), 7);
+        assert_eq!(record(json!({"storm": null})).faults(), 0);
     }
 
     #[test]

@@ -54,6 +54,23 @@ pub fn markdown(sets: &[Set], records: &[Record]) -> String {
     text
 }
 
+/// Puts the tables of sets between their marks in a text, `<!-- figures NAME -->` and
+/// `<!-- end of figures NAME -->`, instead of what is there. Sets without marks change nothing.
+pub fn with_sections(text: &str, machine: &str, sets: &[Set], records: &[Record]) -> String {
+    let mut text = text.to_owned();
+    for &set in sets {
+        let name = set.name();
+        let (begin, end) =
+            (format!("<!-- figures {name} -->\n"), format!("<!-- end of figures {name} -->"));
+        let Some((before, rest)) = text.split_once(&begin) else { continue };
+        let Some((_, after)) = rest.split_once(&end) else { continue };
+        let own: Vec<Record> = records.iter().filter(|record| record.set == set).cloned().collect();
+        let table = markdown(&[set], &own);
+        text = format!("{before}{begin}{machine}\n\n{table}{end}{after}");
+    }
+    text
+}
+
 fn row(text: &mut String, figure: &Figure, values: &[f64]) {
     let Figure { set, name, unit, bound, .. } = figure;
     let target = match bound {
@@ -139,6 +156,22 @@ mod tests {
     fn numbers_are_readable() {
         let all = [0.0, 3.0, 0.456, 12.34, 100.2, 1_234_567.8, -1500.0].map(readable);
         assert_eq!(all, ["0", "3", "0.46", "12.3", "100", "1,234,568", "-1,500"]);
+    }
+
+    #[test]
+    fn a_table_takes_the_place_of_the_one_before_it() {
+        let report = json!({"storm": {"messages_in": 70}, "valid": true});
+        let record =
+            Record { set: Set::Storm, case: "merged", repeat: 1, report, hold_cpu_pct: None };
+        let before =
+            "# Results\n<!-- figures storm -->\nold\n<!-- end of figures storm -->\nrest\n";
+        let sets = [Set::Storm, Set::Batched];
+        let after = with_sections(before, "a machine", &sets, &[record]);
+        assert!(after.starts_with("# Results\n<!-- figures storm -->\na machine\n\n| figure |"));
+        assert!(after.contains("| storm: messages in | – | 70 | 70–70 | – |\n"), "{after}");
+        assert!(after.ends_with("<!-- end of figures storm -->\nrest\n"), "{after}");
+        assert!(!after.contains("old") && !after.contains("batched"), "{after}");
+        assert_eq!(with_sections("none", "a machine", &sets, &[]), "none");
     }
 
     #[test]

@@ -103,6 +103,22 @@ fn medians_of_recorded_reports_make_a_table_and_lines() {
 }
 
 #[test]
+fn tables_of_marked_sets_are_replaced() {
+    let report = r#"{"storm":{"messages_in":70,"totals_wrong":1,"states_wrong":0},"valid":true}"#;
+    let directory = Directory::stand_ins("marked", report);
+    let path = directory.path.join("RESULTS.md");
+    fs::write(&path, "<!-- figures storm -->\nold\n<!-- end of figures storm -->\nrest\n").unwrap();
+    let tables = path.to_str().unwrap();
+    let output = directory.figures(&["storm", "batched", "--small", "--tables", tables]);
+    assert_eq!(output.status.code(), Some(3), "totals are wrong: {}", text(&output.stderr));
+    let results = fs::read_to_string(&path).unwrap();
+    assert!(results.contains("| storm: messages in | – | 70 | 70–70 | – |"), "{results}");
+    assert!(results.contains("rooms with wrong totals | 0 | 1 | 1–1 | **no** |"), "{results}");
+    assert!(results.ends_with("<!-- end of figures storm -->\nrest\n"), "{results}");
+    assert!(!results.contains("old") && !results.contains("batched"), "{results}");
+}
+
+#[test]
 fn missing_messages_are_an_exit_code() {
     let report = r#"{"unexplained":3,"valid":false,"invalid_reasons":["3 are missing"]}"#;
     let output = Directory::stand_ins("missing", report).figures(&["batched", "--small"]);
@@ -153,6 +169,6 @@ fn everything_runs_small_with_the_real_programs() {
     let output = figures(programs, &results, &["all", "--small", "--secs", "0.5"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let results = directory.results();
-    assert_eq!(results.len(), 9, "one for every case");
+    assert_eq!(results.len(), 21, "one for every case");
     assert!(results.iter().all(|line| line["report"]["command"].is_string()));
 }

@@ -7,16 +7,21 @@ use barrage_sys::RingConfig;
 use crate::config::Config;
 use crate::conn::Conn;
 use crate::limits::{
-    CLIENT_OUTBOX_BYTES_MAX, CONNECTIONS_SPARE, HISTORY, IDEMPOTENCY_KEYS_MAX, LOGS_BYTES_MAX,
-    MAIL_QUEUE_MAX, SEND_BYTES_MAX, UPSTREAM_OUTBOX_BYTES_MAX, ring_config,
+    CLIENT_OUTBOX_BYTES_MAX, CONNECTIONS_SPARE, HISTORY, HISTORY_CACHE_BYTES, HISTORY_QUEUE_MAX,
+    IDEMPOTENCY_KEYS_MAX, INBOXES_BYTES_MAX, LOGS_BYTES_MAX, MAIL_QUEUE_MAX, QUOTA_USERS_MAX,
+    SEND_BYTES_MAX, UPSTREAM_OUTBOX_BYTES_MAX, ring_config,
 };
 use crate::local_room::Member;
 use crate::mail::Mail;
 
 /// Bytes of one remembered idempotency key, its place in the order included.
 const SEEN_BYTES: usize = 96;
+/// Bytes of one user's quota, in a table and a tree.
+const QUOTA_BYTES: usize = 96;
+/// Bytes of a frame of usual size on its way to the disk.
+const STORED_BYTES: usize = 1024;
 /// Bytes of a connection's slot in its ring, wheel and directory entry.
-const CONN_BOOKS_BYTES: usize = 24 + 8 + 2 * 21;
+const CONN_BOOKS_BYTES: usize = 24 + 8 + 2 * 29;
 
 /// Terms of the most memory that the gateway's own limits allow, beside what rooms remember.
 pub fn memory_terms(config: &Config, open_files: u64) -> Vec<(String, usize)> {
@@ -29,7 +34,7 @@ pub fn memory_terms(config: &Config, open_files: u64) -> Vec<(String, usize)> {
     let mib = |bytes: usize| bytes >> 20;
     let ring_kib = ring.ring_bytes() >> 10;
     let log_mib = mib(LOGS_BYTES_MAX);
-    vec![
+    let mut terms = vec![
         (format!("{connections} connections of {conn} B, in two rooms each"), connections * conn),
         (format!("{rings} data rings of {ring_kib} KiB"), rings * ring.ring_bytes()),
         // Over it, a log keeps its newest piece only.
@@ -42,7 +47,20 @@ pub fn memory_terms(config: &Config, open_files: u64) -> Vec<(String, usize)> {
             format!("idempotency keys, {IDEMPOTENCY_KEYS_MAX} per shard"),
             shards * IDEMPOTENCY_KEYS_MAX * SEEN_BYTES,
         ),
-    ]
+        (format!("inboxes, {} MiB per shard", mib(INBOXES_BYTES_MAX)), shards * INBOXES_BYTES_MAX),
+        (
+            format!("quotas of {QUOTA_USERS_MAX} users per shard"),
+            shards * QUOTA_USERS_MAX * QUOTA_BYTES,
+        ),
+    ];
+    if config.data.is_some() {
+        terms.push((
+            format!("{shards} queues of {HISTORY_QUEUE_MAX} frames for the disk, of 1 KiB each"),
+            shards * HISTORY_QUEUE_MAX * STORED_BYTES,
+        ));
+        terms.push(("messages on disk, kept for who comes back".into(), HISTORY_CACHE_BYTES));
+    }
+    terms
 }
 
 /// Connections that one shard may hold: an equal part, so that all of them together stay under the

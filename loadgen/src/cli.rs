@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use barrage_wire::limits::PAYLOAD_BYTES_MAX;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::plan::{Transport, UPLINK_BYTES_MAX};
 use crate::sources;
@@ -25,11 +25,16 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// Rooms that a gateway lets one connection join.
+const ROOMS_PER_CLIENT_MAX: i64 = 64;
+/// The category of the built-in policy that has no limit and may be dropped.
+pub const CATEGORY_STREAM: u16 = 7;
+
 const EXIT_CODES: &str = "Exit codes:
   0  the run is valid and nothing is missing
   1  the gateway could not be reached, or the run could not be made
   2  wrong usage
-  3  messages are missing without explanation, or came twice or out of order
+  3  messages are missing without explanation, or came twice or out of order, or totals are wrong
   4  the run is invalid: its figures say more about the generator than about the gateway";
 
 /// What to do.
@@ -41,6 +46,8 @@ pub enum Command {
     Connect(ConnectArgs),
     /// Client to upstream and back: requests a second and their latency.
     Uplink(UplinkArgs),
+    /// PK rooms in a storm of gifts: what the policy makes of it, and whether every tap counts.
+    Storm(StormArgs),
     /// This machine's ceiling: one bare send(2) per delivery, without any gateway.
     Limit(LimitArgs),
 }
@@ -145,12 +152,31 @@ pub struct RoomArgs {
     /// The room.
     #[arg(long, value_name = "ID", default_value_t = 1)]
     pub room: u64,
-    /// The category of the messages: 4 is chat, in class P3.
-    #[arg(long, value_name = "ID", default_value_t = 4)]
+    /// Rooms: that one and those that follow. Members and messages are spread over them.
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub rooms: u32,
+    /// The category of the messages. 7 is stream of the built-in policy: in class P3 like chat, but
+    /// without a limit and not stored, so that the gateway admits whatever is published. In 4, which
+    /// is chat, a room of 1,000 members or more admits 400 a second.
+    #[arg(long, value_name = "ID", default_value_t = CATEGORY_STREAM)]
     pub category: u16,
+    /// When the gateway is to answer: when a message has its number, or when it is on disk, for
+    /// which the gateway needs --data and the category one that is kept there, such as 4.
+    #[arg(long, value_enum, default_value_t = Ack::Accepted)]
+    pub ack: Ack,
     /// How to report.
     #[command(flatten)]
     pub reporting: Reporting,
+}
+
+/// What an answer is to promise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Ack {
+    /// The message has its number.
+    Accepted,
+    /// The message is on disk.
+    Stored,
 }
 
 /// `connect`.
@@ -171,6 +197,12 @@ pub struct ConnectArgs {
     /// Rooms that the clients are spread over; each joins one [default: one per 50 clients].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rooms: Option<u32>,
+    /// Each client joins so many different rooms, after all have connected and half of the hold,
+    /// and leaves them after the other half: what rooms cost. Then --rooms are as many as clients
+    /// times this, unless given.
+    #[arg(long, value_name = "K", conflicts_with_all = ["one_room", "then_broadcast"],
+          value_parser = clap::value_parser!(u32).range(1..=ROOMS_PER_CLIENT_MAX))]
+    pub rooms_per_client: Option<u32>,
     /// The first room's id; the others follow.
     #[arg(long, value_name = "ID", default_value_t = 1)]
     pub room: u64,
@@ -186,8 +218,8 @@ pub struct ConnectArgs {
     /// Bytes of the broadcast's payload.
     #[arg(long, value_name = "B", default_value = "128", value_parser = parse_size)]
     pub size: usize,
-    /// The category of the broadcast: 0 is system, in class P0.
-    #[arg(long, value_name = "ID", default_value_t = 0)]
+    /// The category of the broadcast. 7 is stream of the built-in policy, which has no limit.
+    #[arg(long, value_name = "ID", default_value_t = CATEGORY_STREAM)]
     pub category: u16,
     /// How to report.
     #[command(flatten)]
@@ -242,6 +274,105 @@ impl UplinkArgs {
     }
 }
 
+/// `storm`.
+#[derive(Debug, Args)]
+pub struct StormArgs {
+    /// Where and who.
+    #[command(flatten)]
+    pub clients: Clients,
+    /// The gateway's upstream listener, HOST:PORT or unix:PATH.
+    #[arg(long, value_name = "ADDR", value_parser = UpstreamAddress::parse)]
+    pub upstream: UpstreamAddress,
+    /// Pairs of rooms that play against each other.
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub rooms: u32,
+    /// Members of each room.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=CLIENTS_MAX))]
+    pub members: u32,
+    /// Members of each room who give.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=CLIENTS_MAX))]
+    pub senders: u32,
+    /// Taps a second of each while they give, give or take a sixth.
+    #[arg(long, value_name = "R", default_value = "6", value_parser = parse_rate_over_0)]
+    pub taps: f64,
+    /// Seconds that one gives the same gift without a pause.
+    #[arg(long, value_name = "S", default_value = "4", value_parser = parse_secs)]
+    pub burst_secs: f64,
+    /// Seconds of a pause.
+    #[arg(long, value_name = "S", default_value = "2", value_parser = parse_secs_or_0)]
+    pub pause_secs: f64,
+    /// Different gifts.
+    #[arg(long, value_name = "N", default_value_t = 20,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub gifts: u32,
+    /// How often a second a pair's score is told, to both of its rooms.
+    #[arg(long, value_name = "R", default_value = "5", value_parser = parse_rate)]
+    pub bar_rate: f64,
+    /// Chat messages a second in each room.
+    #[arg(long, value_name = "R", default_value = "20", value_parser = parse_rate)]
+    pub chat_rate: f64,
+    /// Bytes of a payload; the first 16 are a time stamp.
+    #[arg(long, value_name = "B", default_value = "128", value_parser = parse_size)]
+    pub size: usize,
+    /// Seconds of storm.
+    #[arg(long, value_name = "S", value_parser = parse_secs)]
+    pub secs: f64,
+    /// Seconds of silence after which all runs are taken to have ended: more than the policy's
+    /// combo-gap and state-every.
+    #[arg(long, value_name = "S", default_value = "3", value_parser = parse_secs)]
+    pub settle_secs: f64,
+    /// The same seed makes the same storm.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// The first room; the others follow, the two of a pair next to each other.
+    #[arg(long, value_name = "ID", default_value_t = 1)]
+    pub room: u64,
+    /// The category of gifts: 3 merges combos.
+    #[arg(long, value_name = "ID", default_value_t = 3)]
+    pub category_gift: u16,
+    /// The category of scores: 6 keeps the latest.
+    #[arg(long, value_name = "ID", default_value_t = 6)]
+    pub category_state: u16,
+    /// The category of chat.
+    #[arg(long, value_name = "ID", default_value_t = 4)]
+    pub category_chat: u16,
+    /// Everything in category 7, stream, which neither merges nor limits: what the storm is like
+    /// without a policy.
+    #[arg(long, conflicts_with_all = ["category_gift", "category_state", "category_chat"])]
+    pub no_merge: bool,
+    /// How to report.
+    #[command(flatten)]
+    pub reporting: Reporting,
+}
+
+impl StormArgs {
+    /// What clap cannot check.
+    pub fn check(&self) -> Result<(), String> {
+        let clients = i64::from(self.rooms) * 2 * i64::from(self.members);
+        if clients > CLIENTS_MAX {
+            return Err(format!("{clients} members in all are more than {CLIENTS_MAX}"));
+        }
+        if self.senders > self.members {
+            let Self { senders, members, .. } = self;
+            return Err(format!("--senders {senders} are members, and there are {members}"));
+        }
+        let rooms = u64::from(self.rooms) * 2;
+        if self.room.checked_add(rooms).is_none() {
+            return Err(format!("--room {} leaves no ids for {rooms} rooms", self.room));
+        }
+        Ok(())
+    }
+
+    /// The categories of gifts, scores and chat.
+    pub fn categories(&self) -> [u16; 3] {
+        match self.no_merge {
+            true => [CATEGORY_STREAM; 3],
+            false => [self.category_gift, self.category_state, self.category_chat],
+        }
+    }
+}
+
 /// `limit`.
 #[derive(Debug, Args)]
 pub struct LimitArgs {
@@ -274,6 +405,10 @@ fn parse_size(text: &str) -> Result<usize, String> {
 
 fn parse_rate(text: &str) -> Result<f64, String> {
     number(text, 0.0, 1e8).ok_or_else(|| "give a number per second, or 0".to_owned())
+}
+
+fn parse_rate_over_0(text: &str) -> Result<f64, String> {
+    number(text, 0.01, 1e4).ok_or_else(|| "give a number per second, 0.01 to 10000".to_owned())
 }
 
 fn parse_secs(text: &str) -> Result<f64, String> {
@@ -321,6 +456,11 @@ mod tests {
                 .to_owned(),
             "uplink --tcp 127.0.0.1:1 --upstream 127.0.0.1:2 --clients 9 --size 64 --secs 2"
                 .to_owned(),
+            format!("room --tcp 127.0.0.1:1 --upstream 127.0.0.1:2 {room} --ack stored --rooms 9"),
+            "connect --tcp 127.0.0.1:1 --count 20000 --rooms-per-client 50 --hold 2".to_owned(),
+            "storm --tcp 127.0.0.1:1 --upstream 127.0.0.1:2 --rooms 5 --members 500 --senders 50 \
+             --secs 8 --no-merge"
+                .to_owned(),
             "limit --members 2000 --size 128 --secs 8 --json".to_owned(),
         ] {
             assert_eq!(usage(&line), "", "{line}");
@@ -345,5 +485,11 @@ mod tests {
         says("connect --tcp 127.0.0.1 --count 1 --hold 1", "give an address and a port");
         says("connect --tcp 127.0.0.1:1 --count 1 --hold 1 --then-broadcast", "required arguments");
         says("connect --tcp 127.0.0.1:1 --count 1 --hold 1 --source x", "not an IP address");
+        let connect = "connect --tcp 127.0.0.1:1 --count 1 --hold 1 --rooms-per-client";
+        says(&format!("{connect} 65"), "65 is not in");
+        says(&format!("{connect} 5 --one-room"), "cannot be used with");
+        let storm = "storm --tcp 127.0.0.1:1 --upstream 127.0.0.1:2 --members 1 --senders 1";
+        says(&format!("{storm} --secs 1 --taps 0"), "give a number per second");
+        says(&format!("{storm} --secs 1 --no-merge --category-gift 3"), "cannot be used with");
     }
 }

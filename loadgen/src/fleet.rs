@@ -10,12 +10,15 @@ use barrage_wire::ws::{HandshakeError, parse_response, write_request};
 use crate::clock::SECOND_NS;
 use crate::ledger::Membership;
 use crate::plan::{Plan, Transport};
-use crate::session::{Client, Phase, Rare, Session, first_frames, ws_key};
+use crate::session::{Client, Phase, Rare, Session, errand_frames, first_frames, ws_key};
+use crate::shared::Errand;
 use crate::stream::{Fault, feed_tcp, feed_ws};
 use crate::world::World;
 
 /// Where a WebSocket is asked for.
 const WS_PATH: &str = "/";
+/// Joins and leaves that may be unanswered at any time, unless one client alone has more.
+const ERRANDS_UNANSWERED_MAX: u64 = 8192;
 /// Marks a slot without a client.
 const NOBODY: u32 = u32::MAX;
 
@@ -130,6 +133,7 @@ impl Fleet {
         if self.clients[number].phase == Phase::Gone {
             return;
         }
+        self.world.received_bytes += bytes.len() as u64;
         let mut rare = self.clients[number].rare.take().or_else(|| self.spare.take());
         let rare_now = rare.get_or_insert_default();
         let fed = self.feed(number, rare_now, bytes);
@@ -161,6 +165,7 @@ impl Fleet {
         let rooms = self.world.plan.rooms.len();
         let transport = self.world.plan.transport;
         let mut session = Session {
+            number,
             client: &mut self.clients[number],
             memberships: &mut self.memberships[number * rooms..][..rooms],
             world: &mut self.world,
@@ -265,7 +270,8 @@ impl Fleet {
 
     /// Messages of the room that matters whose fate client `number` knows.
     fn reached(&self, number: usize) -> u64 {
-        self.place(number).map_or(0, |place| place.reached().saturating_sub(self.world.head))
+        let head = self.world.room_of(number).map_or(0, |room| self.world.rooms[room].head);
+        self.place(number).map_or(0, |place| place.reached().saturating_sub(head))
     }
 
     fn place(&self, number: usize) -> Option<&Membership> {
@@ -286,8 +292,32 @@ impl Fleet {
         for number in 0..self.clients.len() {
             if self.clients[number].phase == Phase::Ready {
                 let (client, world) = (&mut self.clients[number], &mut self.world);
-                Session { client, memberships: &mut [], world }.uplink(window);
+                Session { number, client, memberships: &mut [], world }.uplink(window);
                 self.answer(number);
+            }
+        }
+    }
+
+    /// Sends all clients to join their rooms, or to leave them: a few at a time.
+    pub fn run_errand(&mut self, errand: Errand) {
+        if self.world.errands.now != Some(errand) {
+            let errands = &mut self.world.errands;
+            (errands.now, errands.next, errands.unanswered) = (Some(errand), 0, 0);
+        }
+        let per_client = self.world.plan.rooms.len() as u64;
+        while let number = self.world.errands.next
+            && number < self.clients.len()
+        {
+            let unanswered = self.world.errands.unanswered;
+            if unanswered > 0 && unanswered + per_client > ERRANDS_UNANSWERED_MAX {
+                return;
+            }
+            self.world.errands.next += 1;
+            if self.clients[number].phase == Phase::Ready {
+                let mut frames = Vec::new();
+                errand_frames(&self.world.plan, number as u32, errand, &mut frames);
+                self.world.errands.unanswered += per_client;
+                self.say(number, &frames);
             }
         }
     }
@@ -309,24 +339,27 @@ impl Fleet {
         }
     }
 
-    /// Whether every client that is left knows the fate of every message up to `last_seq`, and
-    /// the answer to each of its uplinks.
-    pub fn is_complete(&self, last_seq: u64) -> bool {
+    /// Whether every client that is left knows the fate of every message up to the last one of its
+    /// room, and the answer to each of its uplinks.
+    pub fn is_complete(&self, last_seqs: &[u64]) -> bool {
         self.clients.iter().enumerate().all(|(number, client)| {
-            let settled = self.place(number).is_none_or(|place| place.reached() >= last_seq);
+            let last = last_of(&self.world, number, last_seqs);
+            let settled = self.place(number).is_none_or(|place| place.reached() >= last);
             client.phase != Phase::Ready || (settled && client.unanswered == 0)
         })
     }
 
     /// Closes the books: nothing more will come.
-    pub fn finish(&mut self, last_seq: u64) {
+    pub fn finish(&mut self, last_seqs: &[u64]) {
         let rooms = self.world.plan.rooms.len();
         if rooms == 0 {
             return;
         }
-        for (client, places) in self.clients.iter().zip(self.memberships.chunks_exact_mut(rooms)) {
+        let places = self.memberships.chunks_exact_mut(rooms);
+        for ((number, client), places) in self.clients.iter().enumerate().zip(places) {
+            let last = last_of(&self.world, number, last_seqs);
             if let Some(place) = places.last_mut() {
-                place.finish(last_seq, client.phase == Phase::Ready, &mut self.world.tally);
+                place.finish(last, client.phase == Phase::Ready, &mut self.world.tally);
             }
         }
     }
@@ -340,6 +373,11 @@ impl Fleet {
             ring.close(conn);
         }
     }
+}
+
+/// The last message of client `number`'s room; 0 when nothing was published there.
+fn last_of(world: &World, number: usize, last_seqs: &[u64]) -> u64 {
+    world.room_of(number).and_then(|room| last_seqs.get(room)).copied().unwrap_or(0)
 }
 
 fn handshake_text(error: HandshakeError) -> String {

@@ -3,9 +3,9 @@
 //!
 //! One **network thread** ([`network`]) drives all clients on one set of rings: events go to the
 //! [`fleet`], which keeps one [`session::Client`] and its [`ledger::Membership`]s per client. One
-//! **upstream thread** ([`publisher`] or [`echo`]) speaks to the gateway's upstream socket. The
-//! main thread ([`run`]) leads through ramp, warm-up, measuring and drain, and makes the [`report`].
-//! They share nothing but the numbers in [`shared`].
+//! **upstream thread** ([`publisher`], [`storm::publisher`] or [`echo`]) speaks to the gateway's
+//! upstream socket. The main thread ([`run`]) leads through ramp, warm-up, measuring and drain, and
+//! makes the [`report`]. They share nothing but the numbers in [`shared`].
 #![forbid(unsafe_code)]
 
 pub mod cli;
@@ -24,16 +24,19 @@ pub mod progress;
 pub mod publisher;
 pub mod ramp;
 pub mod report;
+pub mod requests;
 pub mod room;
 pub mod run;
 pub mod session;
 pub mod shared;
 pub mod sources;
 pub mod stamp;
+pub mod storm;
 pub mod stream;
 pub mod uplink;
 pub mod upstream;
 pub mod verdict;
+pub mod watch;
 pub mod world;
 
 use std::sync::Arc;
@@ -50,6 +53,7 @@ pub fn execute(command: &Command, stop: &Arc<AtomicBool>) -> Result<Report> {
         Command::Room(args) => room::run(args, stop),
         Command::Connect(args) => connect::run(args, stop),
         Command::Uplink(args) => uplink::run(args, stop),
+        Command::Storm(args) => storm::run(args, stop),
         Command::Limit(args) => limit::run(args, stop),
     }
 }
@@ -61,6 +65,7 @@ impl Command {
             Self::Room(args) => args.reporting,
             Self::Connect(args) => args.reporting,
             Self::Uplink(args) => args.reporting,
+            Self::Storm(args) => args.reporting,
             Self::Limit(args) => args.reporting,
         }
     }

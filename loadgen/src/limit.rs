@@ -262,5 +262,5 @@ impl Receiver {
 }
 
 fn mark(delivered: u64) -> Mark {
-    Mark { at_ns: now_ns(), cpu: thread_cpu_time(), delivered }
+    Mark { at_ns: now_ns(), cpu: thread_cpu_time(), delivered, received_bytes: 0 }
 }

@@ -17,9 +17,12 @@ const STOP_SIGNALS: [i32; 2] = [signal_hook::consts::SIGINT, signal_hook::consts
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
-    if let Command::Uplink(args) = &command
-        && let Err(error) = args.check()
-    {
+    let checked = match &command {
+        Command::Uplink(args) => args.check(),
+        Command::Storm(args) => args.check(),
+        Command::Room(_) | Command::Connect(_) | Command::Limit(_) => Ok(()),
+    };
+    if let Err(error) = checked {
         Cli::command().error(ErrorKind::ValueValidation, error).exit();
     }
     match run(&command) {

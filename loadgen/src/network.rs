@@ -49,6 +49,8 @@ pub struct Mark {
     pub cpu: Duration,
     /// Deliveries, or answered uplinks.
     pub delivered: u64,
+    /// Bytes that the gateway has sent.
+    pub received_bytes: u64,
 }
 
 /// What the network thread has found.
@@ -175,6 +177,9 @@ impl Network {
             let began = self.ramp()?;
             self.ping();
             self.follow_span();
+            if let Some(errand) = self.shared.errand() {
+                self.fleet.run_errand(errand);
+            }
             self.fleet.flush(&mut self.ring);
             self.ring.submit();
             self.tell();
@@ -236,6 +241,7 @@ impl Network {
             at_ns: now_ns(),
             cpu: thread_cpu_time(),
             delivered: world.tally.delivered + world.uplinks.answered,
+            received_bytes: world.received_bytes,
         }
     }
 
@@ -247,13 +253,16 @@ impl Network {
         write(&self.shared.lost, world.counts.lost);
         write(&self.shared.delivered, world.tally.delivered + world.uplinks.answered);
         write(&self.shared.progress, self.fleet.progress());
+        write(&self.shared.joined, world.errands.joined);
+        write(&self.shared.left, world.errands.left);
+        write(&self.shared.errands_refused, world.errands.refused);
     }
 
     fn over(&mut self) -> bool {
         if self.shared.stopped() && !self.ramp.ended() {
             return true;
         }
-        let Some((last_seq, time_left)) = self.shared.draining() else { return false };
+        let Some((last_seqs, time_left)) = self.shared.draining() else { return false };
         if !time_left {
             return true;
         }
@@ -262,7 +271,7 @@ impl Network {
             return false;
         }
         self.looked_ns = now_ns;
-        self.fleet.is_complete(last_seq)
+        self.fleet.is_complete(last_seqs)
     }
 
     fn end(mut self) -> Result<Outcome> {
@@ -272,8 +281,8 @@ impl Network {
         } else if self.marks[1].at_ns == 0 {
             self.marks[1] = self.mark();
         }
-        let last_seq = self.shared.draining().map_or(0, |(last_seq, _)| last_seq);
-        self.fleet.finish(last_seq);
+        let last_seqs = self.shared.draining().map_or(&[][..], |(last_seqs, _)| last_seqs);
+        self.fleet.finish(last_seqs);
         Ok(Outcome {
             ramp_s: self.ramp.seconds(),
             world: self.fleet.world,

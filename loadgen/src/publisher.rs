@@ -13,6 +13,7 @@ use barrage_wire::{GatewayFrame, Tail, UpstreamFrame};
 
 use crate::clock::{SECOND_NS, now_ns, run_promptly, sleep_precisely, until};
 use crate::latency::Latencies;
+use crate::requests::Requests;
 use crate::shared::{Shared, Span, read};
 use crate::stamp::Stamp;
 use crate::upstream::Upstream;
@@ -31,10 +32,14 @@ const REPLIES_MAX_NS: u64 = 10 * SECOND_NS;
 /// What to publish, and how fast.
 #[derive(Clone, Copy, Debug)]
 pub struct Publishing {
-    /// The room.
+    /// The first room.
     pub room: u64,
+    /// How many rooms there are; messages go to one after the other.
+    pub rooms: u32,
     /// The category.
     pub category: u16,
+    /// What is to be promised.
+    pub ack: AckMode,
     /// Bytes of a payload.
     pub size: usize,
     /// How fast.
@@ -61,14 +66,18 @@ pub struct Published {
     pub offered: u64,
     /// Sent.
     pub published: u64,
-    /// Got a sequence number.
-    pub admitted: u64,
+    /// Got a sequence number, by room.
+    pub admitted_by_room: Vec<u64>,
     /// Refused, by code.
     pub refused: BTreeMap<&'static str, u64>,
     /// Never answered.
     pub unanswered: u64,
-    /// The last sequence number given.
-    pub last_seq: u64,
+    /// The last sequence number given in each room.
+    pub last_seqs: Vec<u64>,
+    /// Got a sequence number while it was measured.
+    pub admitted_measured: u64,
+    /// From the intended time of sending to the answer.
+    pub answers: Latencies,
     /// When the first message was sent.
     pub first_ns: u64,
     /// How late messages were sent.
@@ -78,20 +87,78 @@ pub struct Published {
 }
 
 impl Published {
+    fn new(rooms: u32) -> Self {
+        let none = vec![0; rooms as usize];
+        Self { admitted_by_room: none.clone(), last_seqs: none, ..Self::default() }
+    }
+
+    /// Got a sequence number.
+    pub fn admitted(&self) -> u64 {
+        self.admitted_by_room.iter().sum()
+    }
+
     /// How many were refused, whatever the code.
-    pub fn limited(&self) -> u64 {
+    pub fn refused(&self) -> u64 {
         self.refused.values().sum()
     }
 
-    fn reply(&mut self, reply: PublishReply) {
-        self.unanswered = self.unanswered.saturating_sub(1);
-        if reply.code == Code::Ok {
-            self.admitted += 1;
-            self.last_seq = self.last_seq.max(reply.seq);
-        } else {
-            *self.refused.entry(reply.code.name()).or_default() += 1;
-        }
+    /// How many were refused because they were more than the policy allows.
+    pub fn limited(&self) -> u64 {
+        self.refused.get(Code::Limited.name()).copied().unwrap_or(0)
     }
+
+    fn reply(&mut self, reply: PublishReply, sent: Sent, span: Span) {
+        if reply.code != Code::Ok {
+            *self.refused.entry(reply.code.name()).or_default() += 1;
+            return;
+        }
+        self.admitted_by_room[sent.room] += 1;
+        self.last_seqs[sent.room] = self.last_seqs[sent.room].max(reply.seq);
+        let now = now_ns();
+        if sent.intended_ns >= span.from_ns {
+            self.answers.record_ns(now.saturating_sub(sent.intended_ns));
+        }
+        self.admitted_measured += u64::from((span.from_ns..span.to_ns).contains(&now));
+    }
+}
+
+/// What the answers in `refused` ask the operator to do, for those that say more than "not now".
+pub fn advice(refused: &BTreeMap<&'static str, u64>, categories: &str) -> Vec<String> {
+    let known = [
+        (
+            Code::UnknownCategory,
+            format!(
+                "the gateway's policy has no category {categories}: give it one of that number, or \
+                 name one that it has; --help says which option does"
+            ),
+        ),
+        (
+            Code::Unstored,
+            format!(
+                "category {categories} is not stored: start the gateway with --data, and name a \
+                 category that its policy keeps on disk, such as 4, chat"
+            ),
+        ),
+        (
+            Code::Merged,
+            format!(
+                "category {categories} merges messages, so that not each is delivered: `storm` is \
+                 for that"
+            ),
+        ),
+    ];
+    let said = known.into_iter().filter_map(|(code, what)| {
+        let count = refused.get(code.name())?;
+        Some(format!("{count} publishes were answered {}: {what}", code.name()))
+    });
+    said.collect()
+}
+
+/// A publish that waits for its answer.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    room: usize,
+    intended_ns: u64,
 }
 
 /// Publishes on a thread of its own during `span`, and then waits for the replies.
@@ -102,8 +169,9 @@ pub fn spawn(
     shared: Arc<Shared>,
 ) -> Result<JoinHandle<Result<Published>>> {
     let payload = vec![0; publishing.size];
-    let published = Published::default();
-    let publisher = Publisher { upstream, publishing, span, shared, payload, published };
+    let published = Published::new(publishing.rooms);
+    let requests = Requests::default();
+    let publisher = Publisher { upstream, publishing, span, shared, payload, published, requests };
     std::thread::Builder::new()
         .name("upstream".to_owned())
         .spawn(move || publisher.run())
@@ -117,6 +185,7 @@ struct Publisher {
     shared: Arc<Shared>,
     payload: Vec<u8>,
     published: Published,
+    requests: Requests<Sent>,
 }
 
 impl Publisher {
@@ -131,6 +200,7 @@ impl Publisher {
         let end = self.publish();
         self.published.offered = self.offered();
         let end = end.and_then(|()| self.collect());
+        self.published.unanswered = self.requests.unanswered();
         self.published.broken = end.err().map(|error| format!("{error:#}"));
         Ok(self.published)
     }
@@ -143,7 +213,7 @@ impl Publisher {
             }
             let due = self.due(now);
             let count = due
-                .min(u64::from(self.upstream.credits).saturating_sub(self.published.unanswered))
+                .min(u64::from(self.upstream.credits).saturating_sub(self.requests.unanswered()))
                 .min(BATCH_MAX);
             let held = self.upstream.unsent_bytes() > UNSENT_BYTES_MAX;
             if held || count == 0 {
@@ -183,9 +253,12 @@ impl Publisher {
                 ((elapsed_s * rate) as u64 + 1).saturating_sub(published)
             }
             Pace::Window(window) => {
-                // What was refused is on its way to nobody.
-                let away = published - self.published.limited();
-                (read(&self.shared.progress).saturating_add(window)).saturating_sub(away)
+                // What was refused is on its way to nobody. A member hears of one room.
+                let away = published - self.published.refused();
+                let rooms = u64::from(self.publishing.rooms);
+                let known = read(&self.shared.progress).saturating_mul(rooms);
+                let unanswered = window.saturating_sub(self.requests.unanswered());
+                known.saturating_add(window).saturating_sub(away).min(unanswered)
             }
             Pace::Burst(count) => count.saturating_sub(published),
         }
@@ -225,24 +298,29 @@ impl Publisher {
             }
             let lag_us = u32::try_from(lag_ns / 1000).unwrap_or(u32::MAX);
             Stamp { intended_ns, index: index as u32, lag_us }.write(&mut self.payload);
+            let room = index % u64::from(self.publishing.rooms);
+            let sent = Sent { room: room as usize, intended_ns };
             let head = PublishHead {
-                request: index as u32,
-                ack: AckMode::Accepted,
+                request: self.requests.open(sent),
+                ack: self.publishing.ack,
                 category: self.publishing.category,
                 ..PublishHead::default()
             };
-            let (room, payload) = (self.publishing.room, Tail(&self.payload));
+            let (room, payload) = (self.publishing.room + room, Tail(&self.payload));
             self.upstream.say(&UpstreamFrame::PublishRoom { head, room, payload });
             self.published.published += 1;
-            self.published.unanswered += 1;
         }
     }
 
     fn receive(&mut self) -> Result<()> {
-        let published = &mut self.published;
+        let Self { published, requests, span, .. } = self;
         self.upstream.receive(&mut |frame| {
             if let GatewayFrame::Replies { replies, .. } = frame {
-                replies.iter().for_each(|reply| published.reply(reply));
+                for reply in replies.iter() {
+                    if let Some(sent) = requests.close(reply.request) {
+                        published.reply(reply, sent, *span);
+                    }
+                }
             }
             Ok(())
         })
@@ -251,11 +329,32 @@ impl Publisher {
     /// Waits for the replies to what was sent.
     fn collect(&mut self) -> Result<()> {
         let until_ns = now_ns() + REPLIES_MAX_NS;
-        while self.published.unanswered > 0 && now_ns() < until_ns {
+        while self.requests.unanswered() > 0 && now_ns() < until_ns {
             self.upstream.flush()?;
             self.upstream.wait(NAP);
             self.receive()?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_category_that_is_not_there_is_named_with_what_to_do() {
+        let check = |codes: &[Code], parts: &[&str]| {
+            let refused = codes.iter().map(|code| (code.name(), 3)).collect();
+            let said = advice(&refused, "7");
+            assert_eq!(said.len(), parts.len(), "{said:?}");
+            for (said, part) in said.iter().zip(parts) {
+                assert!(said.contains(part), "{said}");
+            }
+        };
+        check(&[Code::Limited, Code::Overloaded], &[]);
+        check(&[Code::UnknownCategory], &["3 publishes were answered UnknownCategory"]);
+        check(&[Code::UnknownCategory, Code::Unstored], &["no category 7", "--data"]);
+        check(&[Code::Merged], &["category 7 merges"]);
     }
 }

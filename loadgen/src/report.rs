@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use crate::latency::Summary;
+use crate::storm::StormReport;
 
 /// Missing, duplicate or reordered messages.
 const EXIT_FAULTY: u8 = 3;
@@ -16,7 +17,7 @@ const EXIT_INVALID: u8 = 4;
 /// Everything there is to say about a run. What does not apply is null.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
-    /// `room`, `connect`, `uplink` or `limit`.
+    /// `room`, `connect`, `uplink`, `storm` or `limit`.
     pub command: &'static str,
     /// `tcp` or `ws`.
     pub transport: Option<&'static str>,
@@ -35,9 +36,9 @@ pub struct Report {
     pub published: Option<u64>,
     /// Messages that got a sequence number.
     pub admitted: Option<u64>,
-    /// Messages that the gateway refused.
+    /// Messages that were answered `Limited`: more than the gateway's policy allows.
     pub limited: Option<u64>,
-    /// The same by the code of the reply.
+    /// Every message that the gateway refused, by the code of the reply.
     pub refused: Option<BTreeMap<String, u64>>,
     /// Deliveries that there should be.
     pub expected: Option<u64>,
@@ -66,6 +67,10 @@ pub struct Report {
     pub latency_us: Option<Summary>,
     /// From the actual time of sending.
     pub uncorrected_latency_us: Option<Summary>,
+    /// Messages that got a sequence number in a second of the measured time.
+    pub admitted_per_s: Option<f64>,
+    /// From the intended time of sending to the gateway's answer.
+    pub answer_us: Option<Summary>,
     /// Actual minus intended time of sending.
     pub send_lag_us: Option<Summary>,
     /// Processor seconds of the gateway in the measured time (for `connect`: in the ramp).
@@ -96,6 +101,20 @@ pub struct Report {
     /// From the broadcast's sending to its last delivery.
     pub broadcast_ms: Option<f64>,
 
+    /// Rooms that clients have joined after the ramp, each counted once for every client.
+    pub rooms_joined: Option<u64>,
+    /// Rooms that they have left again.
+    pub rooms_left: Option<u64>,
+    /// Joins and leaves that were refused or never answered.
+    pub rooms_failed: Option<u64>,
+    /// Joins in a second.
+    pub joins_per_s: Option<f64>,
+    /// Growth of the gateway's resident memory per room joined.
+    pub rss_bytes_per_room: Option<f64>,
+
+    /// What `storm` has found beside that.
+    pub storm: Option<StormReport>,
+
     /// Whether the figures can be trusted.
     pub valid: bool,
     /// Why not.
@@ -105,7 +124,9 @@ pub struct Report {
 impl Report {
     /// Messages that are missing without explanation, came twice or out of order.
     pub fn faulty(&self) -> bool {
-        [self.unexplained, self.duplicate, self.reordered].into_iter().flatten().any(|n| n > 0)
+        let wrong = self.storm.as_ref().map(StormReport::wrong);
+        let counts = [self.unexplained, self.duplicate, self.reordered, wrong];
+        counts.into_iter().flatten().any(|n| n > 0)
     }
 
     /// What the process says when it ends.
@@ -126,6 +147,9 @@ impl Report {
     pub fn summary(&self) -> String {
         let mut lines = Lines::default();
         self.head(&mut lines);
+        if let Some(storm) = &self.storm {
+            storm.put(&mut lines);
+        }
         self.messages(&mut lines);
         self.speed(&mut lines);
         self.connections(&mut lines);
@@ -162,7 +186,9 @@ impl Report {
         lines.count("offered", self.offered);
         lines.count("published", self.published);
         lines.count("admitted", self.admitted);
-        lines.some("refused", self.limited);
+        lines.some("limited", self.limited);
+        let refused = self.refused.as_ref().map(|refused| refused.values().sum());
+        lines.some("refused", refused);
         for (code, count) in self.refused.iter().flatten() {
             lines.put("", format!("{} × {code}", grouped(*count as f64)));
         }
@@ -183,6 +209,8 @@ impl Report {
         lines.times("latency", self.latency_us);
         lines.times("uncorrected", self.uncorrected_latency_us);
         lines.times("send lag", self.send_lag_us);
+        lines.rate("admitted", self.admitted_per_s, "/s");
+        lines.times("answers", self.answer_us);
         let (cpu, per_core) = match self.command {
             "limit" => ("sender CPU", "per sender core"),
             _ => ("gateway CPU", "per gateway core"),
@@ -210,15 +238,26 @@ impl Report {
         if let Some(ms) = self.broadcast_ms {
             lines.put("broadcast", format!("{ms:.1} ms to the last delivery"));
         }
+        lines.count("rooms joined", self.rooms_joined);
+        lines.count("rooms left", self.rooms_left);
+        lines.some("rooms failed", self.rooms_failed);
+        lines.rate("joins", self.joins_per_s, "/s");
+        lines.rate("room memory", self.rss_bytes_per_room, " B per room");
     }
+}
+
+/// The codes of replies as a report has them.
+pub fn by_code(refused: &BTreeMap<&'static str, u64>) -> BTreeMap<String, u64> {
+    refused.iter().map(|(code, count)| ((*code).to_owned(), *count)).collect()
 }
 
 /// Aligned lines.
 #[derive(Default)]
-struct Lines(String);
+pub struct Lines(String);
 
 impl Lines {
-    fn put(&mut self, name: &str, value: String) {
+    /// A name and what is known about it.
+    pub fn put(&mut self, name: &str, value: String) {
         // Writing to a String cannot fail.
         let _ = writeln!(self.0, "{name:<18}{value}");
     }
@@ -284,7 +323,8 @@ mod tests {
                     deliveries_per_gateway_cpu_s loadgen_cpu_pct connects_per_s \
                     rss_bytes_per_conn system_bytes_per_conn valid invalid_reasons command \
                     members rate size secs transport send_lag_us limited uncorrected_latency_us \
-                    broadcast_ms connected lost";
+                    broadcast_ms connected lost refused answer_us admitted_per_s rooms_joined \
+                    rss_bytes_per_room storm";
         for key in keys.split_whitespace() {
             assert!(value.get(key).is_some(), "{key} is missing");
         }

@@ -1,17 +1,18 @@
-//! `room`: publish to the members of one room and time every delivery.
+//! `room`: publish to the members of one room, or of several, and time every delivery.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use barrage_wire::server::MESSAGE_OVERHEAD_BYTES;
+use barrage_wire::upstream::AckMode;
 
-use crate::cli::RoomArgs;
+use crate::cli::{Ack, RoomArgs};
 use crate::gateway::Gateway;
 use crate::network::{self, Outcome};
 use crate::plan::{Plan, Rooms};
 use crate::publisher::{self, Pace, Published, Publishing};
-use crate::report::Report;
+use crate::report::{self, Report};
 use crate::run::{self, Run, Used};
 use crate::upstream::Upstream;
 use crate::verdict::{self, Facts};
@@ -24,7 +25,11 @@ const WINDOW_MIN: usize = 64;
 /// Runs the command.
 pub fn run(args: &RoomArgs, stop: &Arc<AtomicBool>) -> Result<Report> {
     let clients = &args.clients;
-    let mut plan = run::plan(clients, args.members, vec![Rooms::One(args.room)], None)?;
+    if args.room.checked_add(args.rooms.into()).is_none() {
+        bail!("--room {} leaves no ids for {} rooms", args.room, args.rooms);
+    }
+    let rooms = vec![Rooms::spread(args.room, args.rooms)];
+    let mut plan = run::plan(clients, args.members, rooms, None)?;
     plan.paced = args.rate > 0.0;
     // Before the members, so that a wrong address is found at once.
     let upstream = Upstream::connect(&args.upstream, clients.app)?;
@@ -34,7 +39,12 @@ pub fn run(args: &RoomArgs, stop: &Arc<AtomicBool>) -> Result<Report> {
     let span = run.span(args.warmup, args.secs);
     let publishing = Publishing {
         room: args.room,
+        rooms: args.rooms,
         category: args.category,
+        ack: match args.ack {
+            Ack::Accepted => AckMode::Accepted,
+            Ack::Stored => AckMode::Stored,
+        },
         size: args.size,
         pace: pace(args),
         core: clients.upstream_core,
@@ -43,7 +53,7 @@ pub fn run(args: &RoomArgs, stop: &Arc<AtomicBool>) -> Result<Report> {
     let used = run.measure(span);
     let stopped = run.shared.stopped();
     let published = network::join(publisher)?;
-    let outcome = run.drain(published.last_seq)?;
+    let outcome = run.drain(published.last_seqs.clone())?;
     Ok(report(args, &plan, &outcome, published, used, stopped))
 }
 
@@ -64,18 +74,20 @@ fn report(
     stopped: bool,
 ) -> Report {
     let world = &outcome.world;
+    let by_room = published.admitted_by_room.iter().zip(&world.rooms);
+    let expected = by_room.map(|(admitted, room)| admitted * room.ready).sum();
     let mut report = Report {
         rate: Some(args.rate),
         size: Some(args.size),
         secs: args.secs,
         offered: Some(published.offered),
         published: Some(published.published),
-        admitted: Some(published.admitted),
+        admitted: Some(published.admitted()),
         limited: Some(published.limited()),
-        refused: Some(
-            published.refused.iter().map(|(code, count)| ((*code).to_owned(), *count)).collect(),
-        ),
-        expected: Some(published.admitted * world.counts.ready),
+        refused: Some(report::by_code(&published.refused)),
+        expected: Some(expected),
+        admitted_per_s: Some(published.admitted_measured as f64 / args.secs),
+        answer_us: published.answers.summary(),
         uncorrected_latency_us: world.uncorrected.summary(),
         send_lag_us: published.lag.summary(),
         ..run::report("room", plan, outcome)
@@ -89,18 +101,20 @@ fn report(
         latency_p99_us: report.latency_us.map(|latency| latency.p99),
         offered: published.offered,
         published: published.published,
-        refused: published.limited(),
+        refused: published.refused(),
         unanswered: published.unanswered,
         clients: plan.clients.into(),
         ready: world.counts.ready,
         lost: world.counts.lost,
         stray: world.tally.stray,
-        expected: published.admitted * world.counts.ready,
+        expected,
         accounted: world.tally.accounted(),
         stopped,
         broken: published.broken,
     };
     report.invalid_reasons = verdict::reasons(&facts);
+    let category = args.category.to_string();
+    report.invalid_reasons.extend(publisher::advice(&published.refused, &category));
     report.valid = report.invalid_reasons.is_empty();
     report
 }

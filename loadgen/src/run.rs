@@ -59,6 +59,9 @@ pub fn plan(
         connects_per_s: 0.0,
         app: clients.app,
         rooms,
+        joins_later: false,
+        watched: false,
+        timed_kind: None,
         uplinks,
         paced: false,
         core: core_or_default(clients.core),
@@ -120,9 +123,10 @@ impl Run {
         self.goes_on()
     }
 
-    /// Waits until everything up to `last_seq` has arrived, or for as long as that may take.
-    pub fn drain(mut self, last_seq: u64) -> Result<Outcome> {
-        self.shared.drain(last_seq, now_ns() + DRAIN_MAX_NS);
+    /// Waits until everything up to the last number of each room has arrived, or for as long as
+    /// that may take.
+    pub fn drain(mut self, last_seqs: Vec<u64>) -> Result<Outcome> {
+        self.shared.drain(last_seqs, now_ns() + DRAIN_MAX_NS);
         while !self.network.is_finished() {
             std::thread::sleep(LOOK);
             self.progress.show("drain", &self.shared);

@@ -3,20 +3,24 @@
 use barrage_sys::ConnId;
 use barrage_wire::client::{Cursor, Platform};
 use barrage_wire::limits::PROTOCOL_VERSION;
-use barrage_wire::server::Code;
+use barrage_wire::server::{
+    COMBO_OVERHEAD_BYTES, Code, MESSAGE_OVERHEAD_BYTES, PAST_COMBO, PAST_MESSAGE, PAST_STATE,
+    STATE_OVERHEAD_BYTES,
+};
 use barrage_wire::ws::put_pong;
-use barrage_wire::{ClientFrame, List, RawFrame, ServerFrame, Tail, Text};
+use barrage_wire::{
+    ClientFrame, DecodeError, FRAME_HEADER_BYTES, List, RawFrame, ServerFrame, Tail, Text,
+};
 
 use crate::ledger::Membership;
 use crate::plan::{Plan, WS_MASK};
+use crate::shared::Errand;
 use crate::stamp::Stamp;
 use crate::stream::{Control, Fault, Sink, WsInbound};
 use crate::world::World;
 
-/// The kind of `ServerFrame::Message`.
-const MESSAGE: u8 = 66;
-/// Fixed fields of a MESSAGE: alias, sequence number, category, kind.
-const MESSAGE_FIELDS_BYTES: usize = 16;
+/// Fields that every numbered frame begins with: alias, sequence number, category, kind.
+const NUMBERED_FIELDS_BYTES: usize = 16;
 
 /// How far a client has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,11 +29,11 @@ pub enum Phase {
     Connecting,
     /// The WebSocket handshake was sent.
     Handshake,
-    /// HELLO and JOINs were sent.
+    /// HELLO was sent, and the JOINs unless they come later.
     Hello,
     /// WELCOME has come.
     Welcomed,
-    /// Every JOINED has come.
+    /// Every JOINED has come, unless the JOINs come later.
     Ready,
     /// The connection has ended.
     Gone,
@@ -74,7 +78,7 @@ impl Rare {
     }
 }
 
-/// The frames that client `k` begins with: HELLO and its JOINs.
+/// The frames that client `k` begins with: HELLO, and its JOINs unless they come later.
 pub fn first_frames(plan: &Plan, k: u32) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
     let token = format!("open:{}", u64::from(k) + 1);
@@ -87,11 +91,28 @@ pub fn first_frames(plan: &Plan, k: u32) -> Vec<u8> {
         token: Text(&token),
     };
     hello.encode(&mut out);
-    for (request, rooms) in (1..).zip(&plan.rooms) {
-        let cursor = Cursor { room: rooms.of(k), epoch: 0, seq: 0 };
-        ClientFrame::Join { request, cursor }.encode(&mut out);
+    if !plan.joins_later {
+        errand_frames(plan, k, Errand::Join, &mut out);
     }
     out
+}
+
+/// Appends client `k`'s requests to join, or to leave, all its rooms. The requests of joins are 1
+/// and on, those of leaves follow.
+pub fn errand_frames(plan: &Plan, k: u32, errand: Errand, out: &mut Vec<u8>) {
+    for (request, rooms) in (1..).zip(&plan.rooms) {
+        let room = rooms.of(k);
+        match errand {
+            Errand::Join => {
+                let cursor = Cursor { room, epoch: 0, seq: 0 };
+                ClientFrame::Join { request, cursor }.encode(out);
+            }
+            Errand::Leave => {
+                let request = request + plan.rooms.len() as u32;
+                ClientFrame::Leave { request, room }.encode(out);
+            }
+        }
+    }
 }
 
 /// The 16 bytes of client `k`'s WebSocket handshake.
@@ -103,6 +124,8 @@ pub fn ws_key(k: u32) -> [u8; 16] {
 
 /// A client while it is served.
 pub struct Session<'a> {
+    /// Its number.
+    pub number: usize,
     /// The client.
     pub client: &'a mut Client,
     /// Its places in rooms, in the order of the plan.
@@ -114,7 +137,12 @@ pub struct Session<'a> {
 impl Sink for Session<'_> {
     #[inline]
     fn frame(&mut self, frame: RawFrame<'_>) -> Result<(), Fault> {
-        if frame.kind == MESSAGE { self.message(frame.body) } else { self.other(frame) }
+        match frame.kind {
+            PAST_MESSAGE => self.numbered(frame, MESSAGE_OVERHEAD_BYTES - FRAME_HEADER_BYTES),
+            PAST_COMBO => self.numbered(frame, COMBO_OVERHEAD_BYTES - FRAME_HEADER_BYTES),
+            PAST_STATE => self.numbered(frame, STATE_OVERHEAD_BYTES - FRAME_HEADER_BYTES),
+            _ => self.other(frame),
+        }
     }
 
     fn control(&mut self, control: Control<'_>) {
@@ -129,28 +157,34 @@ impl Sink for Session<'_> {
 }
 
 impl Session<'_> {
-    /// The hot path: one of these per delivery, at ten million a second.
+    /// The hot path: one of these per delivery, at ten million a second. The payload begins behind
+    /// so many bytes of the body.
     #[inline]
-    fn message(&mut self, body: &[u8]) -> Result<(), Fault> {
-        let Some((fields, payload)) = body.split_first_chunk::<MESSAGE_FIELDS_BYTES>() else {
-            return Err("the gateway sends a MESSAGE that is too short".to_owned());
+    fn numbered(&mut self, frame: RawFrame<'_>, payload_at: usize) -> Result<(), Fault> {
+        let fields = frame.body.first_chunk::<NUMBERED_FIELDS_BYTES>();
+        let (Some(fields), Some(payload)) = (fields, frame.body.get(payload_at..)) else {
+            return Err("the gateway sends a numbered frame that is too short".to_owned());
         };
         let fields = u128::from_le_bytes(*fields);
-        let (alias, seq) = (fields as u32, (fields >> 32) as u64);
+        let (alias, seq, kind) = (fields as u32, (fields >> 32) as u64, (fields >> 112) as u16);
         let Some(membership) = self.memberships.iter_mut().find(|place| place.is(alias)) else {
             self.world.tally.stray += 1;
             return Ok(());
         };
         if membership.message(seq, &mut self.world.tally) {
-            self.world.record(payload);
+            if self.world.plan.timed_kind.is_none_or(|timed| timed == kind) {
+                self.world.record(payload);
+            }
+            if let Some(watch) = self.world.watches.get_mut(self.number) {
+                watch.see(frame).map_err(|error| protocol_text(&error))?;
+            }
         }
         Ok(())
     }
 
     #[cold]
     fn other(&mut self, frame: RawFrame<'_>) -> Result<(), Fault> {
-        let frame = ServerFrame::decode(frame)
-            .map_err(|error| format!("the gateway breaks the protocol: {error}"))?;
+        let frame = ServerFrame::decode(frame).map_err(|error| protocol_text(&error))?;
         match frame {
             ServerFrame::Welcome { heartbeat_s, .. } => {
                 self.world.heartbeat_s = heartbeat_s;
@@ -167,13 +201,20 @@ impl Session<'_> {
             ServerFrame::Reset { alias, head, .. } => {
                 self.place(alias, |place, tally| place.reset(head, tally));
             }
-            ServerFrame::Reply { code, payload, .. } => self.reply(code, payload.0)?,
+            ServerFrame::Reply { request, code, payload, .. } => {
+                self.reply(request, code, payload.0)?;
+            }
             ServerFrame::Close { reason, text, .. } => {
                 return Err(format!("closed by the gateway: {} {}", reason.name(), text.0));
             }
-            // MESSAGE has its own path. A REDIRECT is not followed: what counts is how long the
-            // connection lives. Nothing is asked of the others.
+            // Numbered frames have their own path. A REDIRECT is not followed: what counts is how
+            // long the connection lives. Nothing is asked of the others.
             ServerFrame::Message { .. }
+            | ServerFrame::Combo { .. }
+            | ServerFrame::State { .. }
+            | ServerFrame::Snapshot { .. }
+            | ServerFrame::Past { .. }
+            | ServerFrame::PastEnd { .. }
             | ServerFrame::Redirect { .. }
             | ServerFrame::Direct { .. }
             | ServerFrame::Pong { .. } => {}
@@ -194,8 +235,15 @@ impl Session<'_> {
             return Err(format!("the gateway answers a JOIN that was not asked: {request}"));
         };
         place.join(alias, head);
-        if request as usize == self.memberships.len() {
-            self.world.head = self.world.head.max(head);
+        if request as usize == self.memberships.len()
+            && let Some(room) = self.world.room_of(self.number)
+        {
+            let book = &mut self.world.rooms[room];
+            book.head = book.head.max(head);
+        }
+        if self.world.plan.joins_later {
+            self.world.errands.joined += 1;
+            self.world.errands.unanswered = self.world.errands.unanswered.saturating_sub(1);
         }
         self.ready_when_joined();
         Ok(())
@@ -203,15 +251,23 @@ impl Session<'_> {
 
     fn ready_when_joined(&mut self) {
         let welcomed = self.client.phase == Phase::Welcomed;
-        if welcomed && self.memberships.iter().all(Membership::joined) {
+        let joined = self.world.plan.joins_later || self.memberships.iter().all(Membership::joined);
+        if welcomed && joined {
             self.client.phase = Phase::Ready;
             self.world.counts.ready += 1;
+            if let Some(room) = self.world.room_of(self.number) {
+                self.world.rooms[room].ready += 1;
+            }
         }
     }
 
-    fn reply(&mut self, code: Code, payload: &[u8]) -> Result<(), Fault> {
+    fn reply(&mut self, request: u32, code: Code, payload: &[u8]) -> Result<(), Fault> {
         if self.client.phase != Phase::Ready {
             return Err(format!("the gateway refuses a JOIN: {}", code.name()));
+        }
+        if self.world.plan.joins_later {
+            self.errand_reply(request, code);
+            return Ok(());
         }
         self.client.unanswered = self.client.unanswered.saturating_sub(1);
         if code == Code::Ok {
@@ -219,9 +275,24 @@ impl Session<'_> {
             self.world.record(payload);
         } else {
             self.world.uplinks.refused += 1;
+            self.world.uplinks.limited += u64::from(code == Code::Limited);
         }
         self.uplink(1);
         Ok(())
+    }
+
+    /// The answer to a LEAVE, or to a JOIN that is refused.
+    fn errand_reply(&mut self, request: u32, code: Code) {
+        let joining = request as usize <= self.memberships.len();
+        let errands = &mut self.world.errands;
+        errands.unanswered = errands.unanswered.saturating_sub(1);
+        if code == Code::Ok && !joining {
+            errands.left += 1;
+        } else {
+            errands.refused += 1;
+            let what = if joining { "JOIN" } else { "LEAVE" };
+            self.world.fault(format!("a {what} is refused: {}", code.name()));
+        }
     }
 
     /// Says `count` more uplinks, while it is time for them.
@@ -247,25 +318,37 @@ impl Session<'_> {
     }
 }
 
+fn protocol_text(error: &DecodeError) -> Fault {
+    format!("the gateway breaks the protocol: {error}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_where_the_hot_path_looks_for_it() {
+    fn a_numbered_frame_is_where_the_hot_path_looks_for_it() {
+        let (alias, seq, category, kind) = (0x0a0b_0c0d, 1 << 40, 3, 4);
+        let (flags, sender, key, count, total) = (1, 5, 6, 7, 8);
         let payload = Tail(b"payload");
-        let message = ServerFrame::Message {
-            alias: 0x0a0b_0c0d,
-            seq: 1 << 40,
-            category: 3,
-            kind: 4,
-            payload,
+        let message = ServerFrame::Message { alias, seq, category, kind, payload };
+        #[rustfmt::skip]
+        let combo = ServerFrame::Combo {
+            alias, seq, category, kind, flags, sender, key, count, total, payload,
         };
-        let frame = message.to_vec();
-        assert_eq!(frame[4], MESSAGE);
-        let body = &frame[barrage_wire::FRAME_HEADER_BYTES..];
-        let fields = u128::from_le_bytes(*body.first_chunk().expect("sixteen bytes"));
-        assert_eq!((fields as u32, (fields >> 32) as u64), (0x0a0b_0c0d, 1 << 40));
-        assert_eq!(&body[MESSAGE_FIELDS_BYTES..], b"payload");
+        let state = ServerFrame::State { alias, seq, category, kind, key, payload };
+        for (frame, kind_byte, overhead) in [
+            (message, PAST_MESSAGE, MESSAGE_OVERHEAD_BYTES),
+            (combo, PAST_COMBO, COMBO_OVERHEAD_BYTES),
+            (state, PAST_STATE, STATE_OVERHEAD_BYTES),
+        ] {
+            let frame = frame.to_vec();
+            assert_eq!(frame[4], kind_byte);
+            let body = &frame[FRAME_HEADER_BYTES..];
+            let fields = u128::from_le_bytes(*body.first_chunk().expect("sixteen bytes"));
+            assert_eq!((fields as u32, (fields >> 32) as u64), (alias, seq));
+            assert_eq!(((fields >> 96) as u16, (fields >> 112) as u16), (category, kind));
+            assert_eq!(&frame[overhead..], b"payload");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What the threads of a run tell each other: a few numbers, each written by one of them.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::clock::now_ns;
 
@@ -14,6 +14,15 @@ pub struct Span {
     pub from_ns: u64,
     /// When sending and measuring end.
     pub to_ns: u64,
+}
+
+/// What all clients are to do after the ramp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Errand {
+    /// Join the rooms of the plan.
+    Join,
+    /// Leave them.
+    Leave,
 }
 
 /// Numbers of a run that several threads look at.
@@ -30,16 +39,21 @@ pub struct Shared {
     pub delivered: AtomicU64,
     /// Messages whose fate is known at every member that is left, on average.
     pub progress: AtomicU64,
-    /// 1 when every client is ready or has failed.
+    /// Rooms that clients were sent to join, and have.
+    pub joined: AtomicU64,
+    /// Rooms that clients were sent to leave, and have.
+    pub left: AtomicU64,
+    /// Joins and leaves that the gateway has refused.
+    pub errands_refused: AtomicU64,
+    errand: AtomicU8,
+    /// Set when every client is ready or has failed.
     ramped: AtomicBool,
     finished: AtomicBool,
     span: [AtomicU64; 3],
-    /// The last sequence number that was admitted; `OPEN` while more may come.
-    last_seq: AtomicU64,
+    /// The last sequence number of each room; not set while more may come.
+    last_seqs: OnceLock<Vec<u64>>,
     drain_until_ns: AtomicU64,
 }
-
-const OPEN: u64 = u64::MAX;
 
 impl Shared {
     /// For a run that ends early when `stop` is set.
@@ -51,10 +65,14 @@ impl Shared {
             lost: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
             progress: AtomicU64::new(0),
+            joined: AtomicU64::new(0),
+            left: AtomicU64::new(0),
+            errands_refused: AtomicU64::new(0),
+            errand: AtomicU8::new(0),
             ramped: AtomicBool::new(false),
             finished: AtomicBool::new(false),
             span: [const { AtomicU64::new(0) }; 3],
-            last_seq: AtomicU64::new(OPEN),
+            last_seqs: OnceLock::new(),
             drain_until_ns: AtomicU64::new(0),
         })
     }
@@ -101,17 +119,37 @@ impl Shared {
         })
     }
 
-    /// Says that nothing after `last_seq` will come, and how long to wait for what is missing.
-    pub fn drain(&self, last_seq: u64, until_ns: u64) {
-        self.drain_until_ns.store(until_ns, Ordering::Relaxed);
-        self.last_seq.store(last_seq, Ordering::Release);
+    /// Sends all clients to do something.
+    pub fn send_to(&self, errand: Errand) {
+        let number = match errand {
+            Errand::Join => 1,
+            Errand::Leave => 2,
+        };
+        self.errand.store(number, Ordering::Release);
     }
 
-    /// The last message, once it is known, and whether there is still time to wait for it.
-    pub fn draining(&self) -> Option<(u64, bool)> {
-        let last_seq = self.last_seq.load(Ordering::Acquire);
+    /// What all clients are to do.
+    pub fn errand(&self) -> Option<Errand> {
+        match self.errand.load(Ordering::Acquire) {
+            1 => Some(Errand::Join),
+            2 => Some(Errand::Leave),
+            _ => None,
+        }
+    }
+
+    /// Says that nothing after the last number of each room will come, and how long to wait for
+    /// what is missing. It can be said once.
+    pub fn drain(&self, last_seqs: Vec<u64>, until_ns: u64) {
+        self.drain_until_ns.store(until_ns, Ordering::Relaxed);
+        let first = self.last_seqs.set(last_seqs);
+        assert!(first.is_ok(), "a run ends once");
+    }
+
+    /// The last messages, once they are known, and whether there is still time to wait for them.
+    pub fn draining(&self) -> Option<(&[u64], bool)> {
+        let last_seqs = self.last_seqs.get()?;
         let until_ns = self.drain_until_ns.load(Ordering::Relaxed);
-        (last_seq != OPEN).then(|| (last_seq, now_ns() < until_ns))
+        Some((last_seqs, now_ns() < until_ns))
     }
 }
 

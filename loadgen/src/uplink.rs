@@ -29,7 +29,7 @@ pub fn run(args: &UplinkArgs, stop: &Arc<AtomicBool>) -> Result<Report> {
     let span = run.span(args.warmup, args.secs);
     let used = run.measure(span);
     let stopped = run.shared.stopped();
-    let outcome = run.drain(0)?;
+    let outcome = run.drain(Vec::new())?;
     let broken = network::join(echo).err().map(|error| format!("{error:#}"));
     Ok(report(args, &plan, &outcome, used, stopped, broken))
 }
@@ -52,7 +52,9 @@ fn report(
         offered: Some(uplinks.sent),
         published: Some(uplinks.sent),
         admitted: Some(uplinks.sent - uplinks.refused),
-        limited: Some(uplinks.refused),
+        limited: Some(uplinks.limited),
+        refused: (uplinks.refused > 0)
+            .then(|| [("by the gateway".to_owned(), uplinks.refused)].into()),
         expected: Some(uplinks.sent - uplinks.refused),
         delivered: Some(uplinks.answered),
         disconnected: Some(uplinks.disconnected),

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use crate::latency::Latencies;
 use crate::ledger::Tally;
-use crate::plan::Plan;
+use crate::plan::{Plan, Rooms};
+use crate::shared::Errand;
 use crate::stamp::Stamp;
+use crate::watch::Watch;
 
 /// Different reasons for lost connections that are told apart.
 const FAULTS_MAX: usize = 32;
@@ -33,8 +35,36 @@ pub struct UplinkCounts {
     pub answered: u64,
     /// Answered by the gateway instead, with a code that is not OK.
     pub refused: u64,
+    /// Those of them that were too many.
+    pub limited: u64,
     /// Unanswered when the client's connection ended.
     pub disconnected: u64,
+}
+
+/// One of the rooms that are accounted for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RoomBook {
+    /// Its head when it was joined.
+    pub head: u64,
+    /// Clients that got ready in it.
+    pub ready: u64,
+}
+
+/// Joining and leaving after the ramp.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Errands {
+    /// What is going on.
+    pub now: Option<Errand>,
+    /// The client whose turn is next.
+    pub next: usize,
+    /// Requests without an answer.
+    pub unanswered: u64,
+    /// Rooms that were joined.
+    pub joined: u64,
+    /// Rooms that were left.
+    pub left: u64,
+    /// Joins and leaves that the gateway has refused.
+    pub refused: u64,
 }
 
 /// Everything that the clients share.
@@ -57,8 +87,14 @@ pub struct World {
     pub latencies: Latencies,
     /// From the actual time of sending.
     pub uncorrected: Latencies,
-    /// The head of the room when it was joined.
-    pub head: u64,
+    /// The rooms that are accounted for: the last ones of the plan.
+    pub rooms: Vec<RoomBook>,
+    /// What the first client of each of them has seen, if the plan wants it.
+    pub watches: Vec<Watch>,
+    /// Joining and leaving after the ramp.
+    pub errands: Errands,
+    /// Bytes that the gateway has sent.
+    pub received_bytes: u64,
     /// When the last message arrived.
     pub last_delivery_ns: u64,
     /// What the gateway said in WELCOME.
@@ -74,7 +110,12 @@ pub struct World {
 impl World {
     /// Nothing has happened yet.
     pub fn new(plan: Arc<Plan>) -> Self {
+        let rooms = plan.rooms.last().map_or(0, |rooms| rooms.count());
         Self {
+            rooms: vec![RoomBook::default(); rooms],
+            watches: vec![Watch::default(); if plan.watched { rooms } else { 0 }],
+            errands: Errands::default(),
+            received_bytes: 0,
             plan,
             now_ns: 0,
             from_ns: u64::MAX,
@@ -84,13 +125,17 @@ impl World {
             uplinks: UplinkCounts::default(),
             latencies: Latencies::default(),
             uncorrected: Latencies::default(),
-            head: 0,
             last_delivery_ns: 0,
             heartbeat_s: 0,
             faults: BTreeMap::new(),
             say: Vec::new(),
             say_raw: Vec::new(),
         }
+    }
+
+    /// Which of the rooms that are accounted for is client `k`'s.
+    pub fn room_of(&self, k: usize) -> Option<usize> {
+        self.plan.rooms.last().map(|rooms: &Rooms| rooms.index(k as u32))
     }
 
     /// A message, or the answer to an uplink, has come.

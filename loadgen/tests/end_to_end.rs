@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use barrage_loadgen::cli::Cli;
 use barrage_loadgen::report::Report;
 use clap::Parser;
-use stub::{Mischief, ROOM, Stub};
+use stub::{CATEGORY_LIMITED, CATEGORY_UNKNOWN, Mischief, ROOM, Stub};
 
 fn run(line: &str) -> Report {
     let words = std::iter::once("barrage-loadgen").chain(line.split_whitespace());
@@ -110,6 +110,103 @@ fn connections_are_held_and_pinged_and_hear_the_broadcast() {
         assert!(report.connects_per_s.unwrap() > 10.0);
         assert!(report.rss_bytes_per_conn.is_some() && report.system_bytes_per_conn.is_some());
     }
+}
+
+#[test]
+fn what_is_limited_is_counted_and_nothing_is_missing() {
+    let options = format!("--rate 200 --secs 0.2 --category {CATEGORY_LIMITED}");
+    let report = room(stub::start(Mischief::None), "tcp", &options);
+    let (published, limited) = (report.published.unwrap(), report.limited.unwrap());
+    assert!(limited > 10 && limited == published / 2, "{report:?}");
+    let expected = (published - limited) * 10;
+    assert_eq!(books(&report), [expected, 0, 0, 0, 0, expected]);
+    assert_eq!(report.refused.as_ref().unwrap()["Limited"], limited);
+    assert!(!report.invalid_reasons.iter().any(|reason| reason.contains("refused")), "{report:?}");
+}
+
+#[test]
+fn a_category_that_is_not_there_is_named() {
+    let options = format!("--rate 100 --secs 0.1 --category {CATEGORY_UNKNOWN}");
+    let report = room(stub::start(Mischief::None), "tcp", &options);
+    assert_eq!((report.limited, report.admitted), (Some(0), Some(0)));
+    let said = report.invalid_reasons.join("; ");
+    assert!(said.contains("no category 99"), "{said}");
+}
+
+#[test]
+fn several_rooms_are_accounted_for_each() {
+    for options in ["--rate 200 --secs 0.3 --ack stored", "--rate 0 --secs 0.2 --window 64"] {
+        let report = room(stub::start(Mischief::None), "tcp", &format!("--rooms 3 {options}"));
+        // Ten members in three rooms: four, three and three.
+        let [delivered, _, _, unexplained, _, expected] = books(&report);
+        let admitted = report.admitted.unwrap();
+        assert!(admitted > 50 && delivered == expected && unexplained == 0, "{report:?}");
+        assert!((admitted * 3..admitted * 4).contains(&expected), "{report:?}");
+        assert!(report.answer_us.is_some() && report.admitted_per_s.unwrap() > 10.0);
+    }
+}
+
+#[test]
+fn clients_join_many_rooms_and_leave_them() {
+    for transport in ["tcp", "ws"] {
+        let Stub { tcp, ws, .. } = stub::start(Mischief::None);
+        let target = if transport == "tcp" { tcp } else { ws };
+        let pid = std::process::id();
+        let report = run(&format!(
+            "connect --{transport} {target} --count 30 --rooms-per-client 7 --hold 0.2 --quiet \
+             --gateway-pid {pid}"
+        ));
+        assert_eq!((report.rooms_joined, report.rooms_left), (Some(210), Some(210)));
+        assert_eq!((report.rooms_failed, report.lost), (Some(0), Some(0)), "{report:?}");
+        assert!(report.rss_bytes_per_room.is_some() && report.joins_per_s.unwrap() > 10.0);
+        assert!(report.valid, "{report:?}");
+    }
+}
+
+fn storm(mischief: Mischief, rest: &str) -> Report {
+    let Stub { tcp, upstream, .. } = stub::start(mischief);
+    run(&format!(
+        "storm --tcp {tcp} --upstream {upstream} --rooms 2 --members 4 --senders 3 --size 32 \
+         --taps 50 --burst-secs 0.2 --pause-secs 0.05 --gifts 2 --bar-rate 20 --chat-rate 20 \
+         --secs 0.5 --settle-secs 0.2 --quiet {rest}"
+    ))
+}
+
+#[test]
+fn every_gift_of_a_storm_counts_whether_it_is_merged_or_not() {
+    for (options, merged) in [("", true), ("--no-merge", false)] {
+        let report = storm(Mischief::None, options);
+        let storm = report.storm.as_ref().unwrap();
+        assert_eq!((storm.rooms.len(), storm.checked, storm.wrong()), (4, 4, 0), "{storm:?}");
+        assert!(storm.taps_counted > 50 && storm.taps_counted == storm.taps_let_in, "{storm:?}");
+        assert_eq!(storm.taps.ok + storm.taps.merged, storm.taps_let_in);
+        assert_eq!(storm.taps.merged > 0, merged);
+        assert_eq!((storm.combos_out > 0, storm.states_out > 0), (merged, merged));
+        assert_eq!(storm.messages_out + storm.combos_out + storm.states_out, storm.frames_out);
+        assert_eq!(storm.frames_out < storm.messages_in, merged);
+        assert!(storm.bytes_out > 1000, "{storm:?}");
+        // One more message of each room ends its books.
+        assert_eq!(report.expected, Some((storm.frames_out + 4) * 4));
+        assert_eq!((report.delivered, report.unexplained), (report.expected, Some(0)));
+        assert!(!report.faulty() && report.latency_us.is_some());
+    }
+}
+
+#[test]
+fn a_storm_that_is_told_wrong_is_a_fault() {
+    let report = storm(Mischief::Miscount, "");
+    let counted = report.storm.as_ref().unwrap();
+    assert_eq!((counted.totals_wrong, counted.states_wrong), (4, 0), "{counted:?}");
+    assert!(report.faulty());
+    let report = storm(Mischief::Stale, "");
+    let counted = report.storm.as_ref().unwrap();
+    assert_eq!((counted.totals_wrong, counted.states_wrong), (0, 4), "{counted:?}");
+    assert!(report.faulty());
+    // What was shed, and said to be, says nothing about totals.
+    let report = storm(Mischief::Shed, "");
+    let counted = report.storm.as_ref().unwrap();
+    assert_eq!((counted.checked, counted.wrong()), (0, 0), "{counted:?}");
+    assert!(!report.faulty() && report.declared_shed > Some(0));
 }
 
 #[test]

@@ -33,6 +33,9 @@ fn world() -> World {
         connects_per_s: 0.0,
         app: 1,
         rooms: Vec::new(),
+        joins_later: false,
+        watched: false,
+        timed_kind: None,
         uplinks: None,
         paced: false,
         core: None,
@@ -46,7 +49,7 @@ fn frames(first: u64, now_ns: u64, ws: bool) -> Vec<u8> {
         let intended_ns = now_ns - seq % 1000 * 50_000;
         Stamp { intended_ns, index: seq as u32, lag_us: 0 }.write(&mut payload);
         let payload = Tail(&payload);
-        let frame = ServerFrame::Message { alias: 1, seq, category: 4, kind: 0, payload }.to_vec();
+        let frame = ServerFrame::Message { alias: 1, seq, category: 7, kind: 0, payload }.to_vec();
         if ws {
             let (header, used) = server_header(frame.len());
             bytes.extend_from_slice(&header[..used]);
@@ -73,7 +76,7 @@ fn check(ws: bool) {
         let started = Instant::now();
         for piece in bytes.chunks_mut(PIECE_BYTES) {
             let (client, memberships) = (&mut client, &mut memberships[..]);
-            let mut session = Session { client, memberships, world: &mut world };
+            let mut session = Session { number: 0, client, memberships, world: &mut world };
             let fed = match ws {
                 true => feed_ws(&mut partial, &mut inbound, piece, &mut session),
                 false => feed_tcp(&mut partial, piece, &mut session),

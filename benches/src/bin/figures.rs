@@ -22,7 +22,7 @@ use clap::Parser;
                   0  everything was run\n  \
                   1  something could not be run\n  \
                   2  wrong usage\n  \
-                  3  messages are missing without explanation"
+                  3  messages are missing without explanation, or totals are wrong"
 )]
 struct Options {
     /// What to measure [default: all]
@@ -47,6 +47,10 @@ struct Options {
     /// none]
     #[arg(long, value_name = "FILE|none")]
     results: Option<PathBuf>,
+    /// Where tables of sets that are marked there are replaced [default: benches/RESULTS.md; with
+    /// --small: none]
+    #[arg(long, value_name = "FILE|none")]
+    tables: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -62,24 +66,36 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<ExitCode> {
     let campaign = campaign(options)?;
     let outcome = campaign.run()?;
-    println!("{}\n", campaign.machine.line(&campaign.commit));
+    let machine = campaign.machine.line(&campaign.commit);
+    println!("{machine}\n");
     print!("{}", table::markdown(&campaign.sets, &outcome.records));
+    if let Some(path) = place(&options.tables, options.small, "RESULTS.md") {
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("reading {}", path.display()))?;
+        let text = table::with_sections(&text, &machine, &campaign.sets, &outcome.records);
+        std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+    }
     Ok(outcome.exit_code())
+}
+
+/// The file that an option names, or the one of this folder; a small run keeps nothing.
+fn place(option: &Option<PathBuf>, small: bool, name: &str) -> Option<PathBuf> {
+    match option {
+        Some(path) if path == Path::new("none") => None,
+        Some(path) => Some(path.clone()),
+        None if small => None,
+        None => Some(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)),
+    }
 }
 
 fn campaign(options: &Options) -> Result<Campaign> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let (mut scale, repeats, results) = match options.small {
-        false => (Scale::FULL, 3, Some(source.join("results.jsonl"))),
-        true => (Scale::SMALL, 1, None),
+    let (mut scale, repeats) = match options.small {
+        false => (Scale::FULL, 3),
+        true => (Scale::SMALL, 1),
     };
     scale.secs = options.secs.unwrap_or(scale.secs);
     scale.million = options.count.unwrap_or(scale.million);
-    let results = match &options.results {
-        Some(path) if path == Path::new("none") => None,
-        Some(path) => Some(path.clone()),
-        None => results,
-    };
     let programs = match &options.bin_dir {
         Some(directory) => Programs::in_directory(directory)?,
         None => {
@@ -92,7 +108,7 @@ fn campaign(options: &Options) -> Result<Campaign> {
         repeats: options.repeat.unwrap_or(repeats),
         scale,
         programs,
-        results,
+        results: place(&options.results, options.small, "results.jsonl"),
         machine: Machine::here(),
         commit: machine::commit(source),
     })

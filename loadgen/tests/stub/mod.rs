@@ -3,7 +3,7 @@
 // A stub fails by a panic, as the tests that it is part of.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -11,13 +11,14 @@ use std::sync::{Arc, Mutex};
 use barrage_wire::client::Cursor;
 use barrage_wire::limits::{CLIENT_BODY_BYTES_MAX, PROTOCOL_VERSION, UPSTREAM_BODY_BYTES_MAX};
 use barrage_wire::server::Code;
-use barrage_wire::upstream::PublishReply;
+use barrage_wire::upstream::{PublishHead, PublishReply};
 use barrage_wire::ws::{self, Inbound, Incoming, Role};
 use barrage_wire::{
     ClientFrame, GatewayFrame, List, ServerFrame, Tail, Text, UpstreamFrame, split,
 };
 
-/// What the stub does wrong on purpose, at every third message to the first member of a room.
+/// What the stub does wrong on purpose, at every third message to the member of a room with the
+/// lowest user id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mischief {
     None,
@@ -29,6 +30,10 @@ pub enum Mischief {
     Twice,
     /// The connection is closed instead.
     HangUp,
+    /// A combo leaves one tap out.
+    Miscount,
+    /// Only the first value of a key is sent.
+    Stale,
 }
 
 /// Where the stub listens.
@@ -43,6 +48,12 @@ pub struct Stub {
 struct Room {
     head: u64,
     members: Vec<Peer>,
+    /// Publishes of the category that is limited.
+    asked: u64,
+    /// Runs by category, sender and gift: taps that have not gone out, and those that have.
+    runs: BTreeMap<(u16, u64, u64), (u32, u64)>,
+    /// The value that has not gone out, by key.
+    values: BTreeMap<u64, Option<Vec<u8>>>,
 }
 
 #[derive(Default)]
@@ -54,6 +65,7 @@ struct State {
 
 #[derive(Clone)]
 struct Peer {
+    user: u64,
     stream: Arc<TcpStream>,
     ws: bool,
 }
@@ -95,12 +107,11 @@ pub fn start(mischief: Mischief) -> Stub {
 
 fn client(stream: TcpStream, state: &Mutex<State>, ws: bool) {
     stream.set_nodelay(true).unwrap();
-    let peer = Peer { stream: Arc::new(stream), ws };
+    let mut peer = Peer { user: 0, stream: Arc::new(stream), ws };
     let mut bytes = Vec::new();
     let mut frames = Vec::new();
     let mut inbound = Inbound::default();
     let mut open = !ws;
-    let mut user = 0;
     loop {
         let mut piece = [0; 4096];
         match (&*peer.stream).read(&mut piece) {
@@ -132,24 +143,24 @@ fn client(stream: TcpStream, state: &Mutex<State>, ws: bool) {
         let mut rest = &frames[..];
         while let Some(raw) = split(&mut rest, CLIENT_BODY_BYTES_MAX).unwrap() {
             let frame = ClientFrame::decode(raw).unwrap();
-            client_frame(&peer, &mut user, frame, &mut state.lock().unwrap());
+            client_frame(&mut peer, frame, &mut state.lock().unwrap());
         }
         let left = rest.to_vec();
         frames = left;
     }
 }
 
-fn client_frame(peer: &Peer, user: &mut u64, frame: ClientFrame<'_>, state: &mut State) {
+fn client_frame(peer: &mut Peer, frame: ClientFrame<'_>, state: &mut State) {
     match frame {
         ClientFrame::Hello { token, device, .. } => {
-            *user = token.0.strip_prefix("open:").unwrap().parse().unwrap();
-            assert_eq!(*user, device + 1);
-            state.clients.insert(*user, peer.clone());
+            peer.user = token.0.strip_prefix("open:").unwrap().parse().unwrap();
+            assert_eq!(peer.user, device + 1);
+            state.clients.insert(peer.user, peer.clone());
             peer.say(&ServerFrame::Welcome {
                 version: PROTOCOL_VERSION,
                 heartbeat_s: 1,
-                connection: *user,
-                user: *user,
+                connection: peer.user,
+                user: peer.user,
                 body_bytes_max: CLIENT_BODY_BYTES_MAX as u32,
                 rooms_max: 8,
                 resume: Text(""),
@@ -170,12 +181,17 @@ fn client_frame(peer: &Peer, user: &mut u64, frame: ClientFrame<'_>, state: &mut
         }
         ClientFrame::Ping { nonce } => peer.say(&ServerFrame::Pong { nonce }),
         ClientFrame::Uplink { request, channel, kind, payload } => {
-            let ticket = u128::from(*user) << 64 | u128::from(request);
-            let (connection, user) = (*user, *user);
+            let ticket = u128::from(peer.user) << 64 | u128::from(request);
+            let (connection, user) = (peer.user, peer.user);
             let uplink = GatewayFrame::Uplink { ticket, connection, user, channel, kind, payload };
             state.subscriber.as_ref().unwrap().write_all(&uplink.to_vec()).unwrap();
         }
-        ClientFrame::Leave { .. } | ClientFrame::Publish { .. } | ClientFrame::Ack { .. } => {}
+        ClientFrame::Leave { request, room } => {
+            assert!(state.rooms.contains_key(&room), "only what was joined is left");
+            let (code, payload) = (Code::Ok, Tail(&[]));
+            peer.say(&ServerFrame::Reply { request, code, seq: 0, payload });
+        }
+        ClientFrame::Publish { .. } | ClientFrame::Ack { .. } | ClientFrame::History { .. } => {}
     }
 }
 
@@ -200,9 +216,11 @@ fn upstream(mut stream: TcpStream, state: &Mutex<State>, mischief: Mischief) {
                     stream.write_all(&welcome.to_vec()).unwrap();
                 }
                 UpstreamFrame::PublishRoom { head, room, payload } => {
-                    let room = state.rooms.entry(room).or_default();
-                    let seq = publish(room, head.category, payload, mischief);
-                    replies.push(PublishReply { request: head.request, code: Code::Ok, seq });
+                    replies.push(publish(state, room, 0, head, payload, mischief));
+                }
+                UpstreamFrame::PublishFrom { head, room, sender, count, payload } => {
+                    assert_eq!(count, 1, "the load generator taps once at a time");
+                    replies.push(publish(state, room, sender, head, payload, mischief));
                 }
                 UpstreamFrame::Subscribe { .. } => {
                     state.subscriber = Some(stream.try_clone().unwrap());
@@ -229,18 +247,105 @@ fn upstream(mut stream: TcpStream, state: &Mutex<State>, mischief: Mischief) {
     }
 }
 
-fn publish(room: &mut Room, category: u16, payload: Tail<'_>, mischief: Mischief) -> u64 {
+/// Says a message, keeps it back, or refuses it. A run goes on with every third tap; what is kept
+/// back beyond that goes out before anything of category 0.
+fn publish(
+    state: &mut State,
+    id: u64,
+    sender: u64,
+    head: PublishHead,
+    payload: Tail<'_>,
+    mischief: Mischief,
+) -> PublishReply {
+    let PublishHead { request, category, kind, merge_key: key, .. } = head;
+    let room = state.rooms.entry(id).or_default();
+    let alias = id as u32;
+    let reply = |code, seq| PublishReply { request, code, seq };
+    match category {
+        0 => flush(room, id, mischief),
+        CATEGORY_COMBO if key != 0 => {
+            let (pending, total) = room.runs.entry((category, sender, key)).or_default();
+            *pending += 1;
+            let first = *total == 0;
+            if first || *pending == 3 {
+                let seq = combo(room, id, (category, sender, key), mischief);
+                return if first { reply(Code::Ok, seq) } else { reply(Code::Merged, 0) };
+            }
+            return reply(Code::Merged, 0);
+        }
+        CATEGORY_LATEST => {
+            let first = !room.values.contains_key(&key);
+            let value = room.values.entry(key).or_default();
+            if !first {
+                *value = Some(payload.0.to_vec());
+                return reply(Code::Merged, 0);
+            }
+            let frame = |seq| ServerFrame::State { alias, seq, category, kind, key, payload };
+            return reply(Code::Ok, say(room, mischief, frame));
+        }
+        CATEGORY_LIMITED => {
+            room.asked += 1;
+            if room.asked.is_multiple_of(2) {
+                return reply(Code::Limited, 9);
+            }
+        }
+        CATEGORY_UNKNOWN => return reply(Code::UnknownCategory, 0),
+        _ => {}
+    }
+    let frame = |seq| ServerFrame::Message { alias, seq, category, kind, payload };
+    reply(Code::Ok, say(room, mischief, frame))
+}
+
+fn flush(room: &mut Room, id: u64, mischief: Mischief) {
+    let runs: Vec<_> = room.runs.keys().copied().collect();
+    for run in runs {
+        combo(room, id, run, mischief);
+    }
+    for (key, value) in std::mem::take(&mut room.values) {
+        if let Some(value) = value.filter(|_| mischief != Mischief::Stale) {
+            let (alias, category, kind) = (id as u32, CATEGORY_LATEST, 3);
+            let payload = Tail(&value);
+            say(room, mischief, |seq| ServerFrame::State {
+                alias,
+                seq,
+                category,
+                kind,
+                key,
+                payload,
+            });
+        }
+    }
+}
+
+fn combo(room: &mut Room, id: u64, run: (u16, u64, u64), mischief: Mischief) -> u64 {
+    let (pending, total) = room.runs.get_mut(&run).unwrap();
+    let mut count = std::mem::take(pending);
+    *total += u64::from(count);
+    if mischief == Mischief::Miscount {
+        count = count.saturating_sub(1);
+    }
+    let ((category, sender, key), total) = (run, *total);
+    let (alias, kind, flags, payload) = (id as u32, 2, 0, Tail(&[]));
+    #[rustfmt::skip]
+    let frame = |seq| ServerFrame::Combo {
+        alias, seq, category, kind, flags, sender, key, count, total, payload,
+    };
+    say(room, mischief, frame)
+}
+
+fn say<'a>(room: &mut Room, mischief: Mischief, frame: impl Fn(u64) -> ServerFrame<'a>) -> u64 {
     room.head += 1;
     let seq = room.head;
-    for (number, member) in room.members.iter().enumerate() {
-        let alias = ROOM as u32;
-        let message = ServerFrame::Message { alias, seq, category, kind: 0, payload };
-        let mischief = if number == 0 && seq.is_multiple_of(3) { mischief } else { Mischief::None };
+    let message = frame(seq);
+    let victim = room.members.iter().map(|member| member.user).min();
+    for member in &room.members {
+        let hit = Some(member.user) == victim && seq.is_multiple_of(3);
+        let mischief = if hit { mischief } else { Mischief::None };
         match mischief {
-            Mischief::None => member.say(&message),
+            Mischief::None | Mischief::Miscount | Mischief::Stale => member.say(&message),
             Mischief::Skip => {}
             Mischief::Shed => {
-                let counts = [0, 0, 0, 1];
+                let (alias, counts) = (alias_of(&message), [0, 0, 0, 1]);
                 member.say(&ServerFrame::Shed { alias, first: seq, last: seq, counts });
             }
             Mischief::Twice => {
@@ -254,6 +359,23 @@ fn publish(room: &mut Room, category: u16, payload: Tail<'_>, mischief: Mischief
     }
     seq
 }
+
+fn alias_of(frame: &ServerFrame<'_>) -> u32 {
+    match frame {
+        ServerFrame::Message { alias, .. }
+        | ServerFrame::Combo { alias, .. }
+        | ServerFrame::State { alias, .. } => *alias,
+        other => panic!("{other:?} is not numbered"),
+    }
+}
+
+/// Categories of the stub's policy; the others are said as they are.
+const CATEGORY_COMBO: u16 = 3;
+const CATEGORY_LATEST: u16 = 6;
+/// Every second message is refused.
+pub const CATEGORY_LIMITED: u16 = 5;
+/// There is none of this number.
+pub const CATEGORY_UNKNOWN: u16 = 99;
 
 /// The room that tests publish to.
 pub const ROOM: u64 = 7;
