@@ -10,9 +10,11 @@ use crate::limits::SHARDS_MAX;
 use crate::mail::ConnRef;
 
 /// Users by their connections. An entry is one connection, so that the common user with one device
-/// costs one entry and no list.
+/// costs one entry and no list. Entries stand close together: a table of their places has gaps, and
+/// is smaller than one of entries would be.
 pub struct Directory {
-    entries: HashTable<Entry>,
+    entries: Vec<Entry>,
+    places: HashTable<u32>,
     hasher: RandomState,
 }
 
@@ -20,6 +22,9 @@ pub struct Directory {
 #[repr(C, packed)]
 struct Entry {
     user: u64,
+    /// As the client names it. It is needed at once when something is put into the user's inbox:
+    /// else one device could acknowledge it before another one was known.
+    name: u64,
     app: u32,
     index: u32,
     /// The connection's generation, and above its bits the shard.
@@ -32,19 +37,25 @@ const GENERATION_BITS: u32 = 24;
 const PLATFORM_BITS: u32 = 3;
 /// Connections of one user whose order is known; what comes after them counts as equally new.
 const ORDER_MAX: u8 = u8::MAX >> PLATFORM_BITS;
-const _: () = assert!(size_of::<Entry>() == 21, "a million users hold one each");
+const _: () = assert!(size_of::<Entry>() == 29, "a million users hold one each");
 const _: () = assert!(Platform::ALL.len() <= 1 << PLATFORM_BITS);
 const _: () = assert!(SHARDS_MAX as u64 <= 1 << (32 - GENERATION_BITS));
 
 impl Entry {
-    fn new(user: UserKey, who: ConnRef, platform: Platform) -> Self {
+    fn new(user: UserKey, who: ConnRef, name: u64, platform: Platform) -> Self {
         Self {
             user: user.user.0,
+            name,
             app: user.app.0,
             index: who.conn.index,
             generation_shard: u32::from(who.shard.0) << GENERATION_BITS | who.conn.generation,
             order_platform: platform as u8,
         }
+    }
+
+    fn hash(&self, hasher: &RandomState) -> u64 {
+        let (user, app) = (self.user, self.app);
+        hasher.hash_one((user, app))
     }
 
     fn order(&self) -> u8 {
@@ -80,17 +91,17 @@ impl Directory {
         // user are found, so the simulation fixes it: a seed is to fail again as it has failed.
         let hasher =
             if cfg!(test) { RandomState::with_seeds(1, 2, 3, 4) } else { RandomState::new() };
-        Self { entries: HashTable::new(), hasher }
+        Self { entries: Vec::new(), places: HashTable::new(), hasher }
     }
 
     fn hash(&self, user: UserKey) -> u64 {
         self.hasher.hash_one((user.user.0, user.app.0))
     }
 
-    /// A connection of the user has come.
-    pub fn insert(&mut self, user: UserKey, who: ConnRef, platform: Platform) {
+    /// A connection of the user has come, from the device that the client names.
+    pub fn insert(&mut self, user: UserKey, who: ConnRef, device: u64, platform: Platform) {
         let hash = self.hash(user);
-        let mut entry = Entry::new(user, who, platform);
+        let mut entry = Entry::new(user, who, device, platform);
         let newest = self.of(hash, user).map(Entry::order).max();
         let order = match newest {
             None => 0,
@@ -98,15 +109,15 @@ impl Directory {
             Some(newest) => newest + 1,
         };
         entry.set_order(order);
-        let Self { entries, hasher } = self;
-        entries.insert_unique(hash, entry, |entry| {
-            let (user, app) = (entry.user, entry.app);
-            hasher.hash_one((user, app))
-        });
+        let Self { entries, places, hasher } = self;
+        let place = entries.len() as u32;
+        entries.push(entry);
+        places.insert_unique(hash, place, |&place| entries[place as usize].hash(hasher));
     }
 
     fn of(&self, hash: u64, user: UserKey) -> impl Iterator<Item = &Entry> {
-        self.entries.iter_hash(hash).filter(move |entry| entry.is_of(user))
+        let entries = self.places.iter_hash(hash).map(|&place| &self.entries[place as usize]);
+        entries.filter(move |entry| entry.is_of(user))
     }
 
     /// Numbers the user's connections anew, without the gaps of those that have gone; returns the
@@ -115,10 +126,13 @@ impl Directory {
         let mut orders: Vec<u8> = self.of(hash, user).map(Entry::order).collect();
         orders.sort_unstable();
         orders.dedup();
-        for entry in self.entries.iter_hash_mut(hash).filter(|entry| entry.is_of(user)) {
-            let order = entry.order();
-            let rank = orders.partition_point(|&other| other < order) as u8;
-            entry.set_order(rank);
+        for &place in self.places.iter_hash(hash) {
+            let entry = &mut self.entries[place as usize];
+            if entry.is_of(user) {
+                let order = entry.order();
+                let rank = orders.partition_point(|&other| other < order) as u8;
+                entry.set_order(rank);
+            }
         }
         (orders.len() as u8).min(ORDER_MAX)
     }
@@ -126,15 +140,32 @@ impl Directory {
     /// A connection of the user has gone.
     pub fn remove(&mut self, user: UserKey, who: ConnRef) {
         let hash = self.hash(user);
-        let is_gone = |entry: &Entry| entry.is_of(user) && entry.who() == who;
-        if let Ok(entry) = self.entries.find_entry(hash, is_gone) {
-            entry.remove();
+        let Self { entries, places, hasher } = self;
+        let is_gone = |&place: &u32| {
+            let entry = &entries[place as usize];
+            entry.is_of(user) && entry.who() == who
+        };
+        let Ok(found) = places.find_entry(hash, is_gone) else { return };
+        let (place, _) = found.remove();
+        entries.swap_remove(place as usize);
+        // The last one has moved into the gap, unless it was the last one that went.
+        if let Some(moved) = entries.get(place as usize) {
+            let last = entries.len() as u32;
+            let found = places.find_mut(moved.hash(hasher), |&other| other == last);
+            *found.expect("every entry has its place") = place;
         }
     }
 
     /// The user's connections, each with its platform and its place in the order in which they came.
     pub fn in_order(&self, user: UserKey) -> impl Iterator<Item = (Device, ConnRef)> {
         self.of(self.hash(user), user).map(|entry| (entry.device(), entry.who()))
+    }
+
+    /// The user's connections with the names of their devices, in the order in which they came.
+    pub fn names(&self, user: UserKey) -> impl Iterator<Item = (u64, ConnRef)> {
+        let mut entries: Vec<_> = self.of(self.hash(user), user).collect();
+        entries.sort_by_key(|entry| entry.order());
+        entries.into_iter().map(|entry| (entry.name, entry.who()))
     }
 
     /// The user's connections.
@@ -154,7 +185,7 @@ mod tests {
         let user = |id| UserKey { app: AppId(1), user: UserId(id) };
         let who = |index| ConnRef { shard: ShardIndex(2), conn: ConnId { index, generation: 7 } };
         for id in 0..1000 {
-            directory.insert(user(id / 2), who(id as u32), Platform::Web);
+            directory.insert(user(id / 2), who(id as u32), id, Platform::Web);
         }
         directory.remove(user(250), who(500));
         directory.remove(user(250), who(9999));
@@ -177,7 +208,7 @@ mod tests {
         let who = |index| ConnRef { shard: ShardIndex(2), conn: ConnId { index, generation: 7 } };
         for index in 0..1000 {
             let platform = if index % 3 == 0 { Platform::Ios } else { Platform::Web };
-            directory.insert(user, who(index), platform);
+            directory.insert(user, who(index), u64::from(index), platform);
             if let Some(old) = index.checked_sub(6) {
                 directory.remove(user, who(old));
             }
@@ -185,6 +216,8 @@ mod tests {
             present.sort_unstable_by_key(|(device, _)| device.arrived);
             let came: Vec<u32> = present.iter().map(|(_, who)| who.conn.index).collect();
             assert!(came.is_sorted(), "{came:?} after {index}");
+            let names: Vec<_> = directory.names(user).map(|(name, _)| name as u32).collect();
+            assert_eq!(names, came);
             assert_eq!(came.len(), 6.min(index as usize + 1));
             assert_eq!(present.last().map(|(device, _)| device.platform), Some(platform));
         }

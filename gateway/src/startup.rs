@@ -21,7 +21,7 @@ const QUOTA_BYTES: usize = 96;
 /// Bytes of a frame of usual size on its way to the disk.
 const STORED_BYTES: usize = 1024;
 /// Bytes of a connection's slot in its ring, wheel and directory entry.
-const CONN_BOOKS_BYTES: usize = 24 + 8 + 2 * 29;
+const CONN_BOOKS_BYTES: usize = 24 + 8 + 2 * 29 + 2 * 5;
 
 /// Terms of the most memory that the gateway's own limits allow, beside what rooms remember.
 pub fn memory_terms(config: &Config, open_files: u64) -> Vec<(String, usize)> {

@@ -51,8 +51,8 @@ pub struct Joined {
     pub members: u32,
     /// How the member gets from its cursor to `head`.
     pub catch_up: CatchUp,
-    /// For whoever had no cursor or is reset: the value of every state key as of `head`, each an
-    /// encoded `Snapshot`. Who resumes has them, or gets them among what it has missed.
+    /// The value of every state key as of `head`, each an encoded `Snapshot`. To be told after what
+    /// was missed.
     pub snapshot: Vec<Bytes>,
 }
 
@@ -188,7 +188,6 @@ impl Room {
         }
         self.observe_level(now, rules);
         let catch_up = cursor.map_or(CatchUp::Live, |cursor| self.catch_up(cursor));
-        let follows = cursor.is_some() && !matches!(catch_up, CatchUp::Reset { .. });
         Joined {
             alias: self.alias,
             epoch: self.epoch,
@@ -196,7 +195,8 @@ impl Room {
             level: self.level.number(),
             members: self.members,
             catch_up,
-            snapshot: if follows { Vec::new() } else { self.snapshot() },
+            // Also for who goes on from a cursor: it may have gone before its first snapshot came.
+            snapshot: self.snapshot(),
         }
     }
 

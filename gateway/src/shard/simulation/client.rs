@@ -8,8 +8,11 @@ use barrage_wire::codec::{List, Tail, Text};
 use barrage_wire::limits::PROTOCOL_VERSION;
 use barrage_wire::server::CloseReason;
 
-use super::model::{Sequence, Target, Truth};
+use super::device::{Inbox, Memory};
+use super::model::{Sequence, Tap, Target, Truth};
+use super::orders::About;
 use super::report::Report;
+use super::rules::{GIFT_SMALL, STATE};
 use super::session::{Ask, Session};
 use super::stream::Stream;
 use crate::fake_ring::{FakeRing, Random};
@@ -17,8 +20,10 @@ use crate::room_log::Transport;
 
 pub const ROOMS: u64 = 4;
 pub const CHANNELS: u16 = 3;
-/// Room categories: one that is unknown, and two that clients may not use.
-const CATEGORIES: [u16; 7] = [1, 3, 4, 4, 5, 6, 99];
+/// Room categories: one that is unknown, and one that clients may not use.
+const CATEGORIES: [u16; 8] = [1, GIFT_SMALL, GIFT_SMALL, 4, 4, 5, STATE, 99];
+/// Kinds of what is merged.
+const KINDS: usize = 2;
 
 /// See the module.
 pub struct Client {
@@ -26,6 +31,9 @@ pub struct Client {
     pub app: u32,
     pub user: u64,
     pub shard: usize,
+    /// 0: it has no name.
+    pub device: u64,
+    pub platform: Platform,
     pub transport: Transport,
     /// Bytes that its socket holds; random when none.
     pub socket_bytes: Option<usize>,
@@ -35,6 +43,8 @@ pub struct Client {
     requests: u32,
     pub cursors: BTreeMap<u64, (u64, u64)>,
     pub session: Option<Session>,
+    /// What it keeps while it has no session.
+    memory: Memory,
     /// Steps for which it does not read.
     pub deaf: u32,
     /// Payload bytes of what it says.
@@ -45,13 +55,17 @@ impl Client {
     pub fn new(name: usize, app: u32, user: u64, shard: usize, mut random: Random) -> Self {
         let transport = random.pick(&[Transport::Tcp, Transport::WebSocket]);
         let bytes_max = random.pick(&[8, 40, 300, 3000]);
-        let cursors = BTreeMap::new();
+        let (cursors, memory) = (BTreeMap::new(), Memory::default());
+        let device = if random.percent(80) { 1 + name as u64 } else { 0 };
+        let platform = random.pick(&[Platform::Ios, Platform::Web]);
         let (requests, session, deaf) = (0, None, 0);
         Self {
             name,
             app,
             user,
             shard,
+            device,
+            platform,
             transport,
             socket_bytes: None,
             told: false,
@@ -59,6 +73,7 @@ impl Client {
             requests,
             cursors,
             session,
+            memory,
             deaf,
             bytes_max,
         }
@@ -69,6 +84,7 @@ impl Client {
         let mut client = Self::new(name, 1, 1 + name as u64, shard, Random(name as u64));
         (client.transport, client.socket_bytes, client.told) =
             (transport, Some(socket_bytes), true);
+        client.device = 1 + name as u64;
         client
     }
 
@@ -78,12 +94,17 @@ impl Client {
     }
 
     /// Connects, says HELLO with the cursors that it has.
-    pub fn connect(&mut self, ring: &mut FakeRing, number: u64) {
+    pub fn connect(&mut self, ring: &mut FakeRing, number: u64, now_us: u64) {
         let peer = Peer::Ip(([10, 0, 0, self.name as u8], number as u16).into());
         let any = self.random.pick(&[200, 5_000, 100_000]);
         let socket_bytes = self.socket_bytes.unwrap_or(any);
         let Some(link) = ring.accept(self.listener(), peer, socket_bytes) else { return };
-        let mut session = Session::new(link, number, Stream::new(self.transport));
+        let mut memory = std::mem::take(&mut self.memory);
+        if self.device == 0 {
+            memory.inbox = Inbox::default();
+        }
+        let mut session = Session::new(link, number, Stream::new(self.transport), memory);
+        session.hello_us = now_us;
         let opening = session.stream.opening();
         ring.write(link, &opening);
         // Some never say anything.
@@ -99,8 +120,8 @@ impl Client {
             let hello = ClientFrame::Hello {
                 version: PROTOCOL_VERSION,
                 app: self.app,
-                device: self.name as u64,
-                platform: Platform::Bot,
+                device: self.device,
+                platform: self.platform,
                 resume: List::new(&resume),
                 token: Text(&format!("open:{}", self.user)),
             };
@@ -150,6 +171,7 @@ impl Client {
         let session = self.session.as_mut().filter(|session| !session.garbage)?;
         let room = 1 + self.random.below(ROOMS as usize) as u64;
         match self.random.below(100) {
+            0..40 if session.unacked => Some(self.ack()),
             0..25 => {
                 let resume = self.random.percent(60);
                 Some(self.join(room, resume))
@@ -207,11 +229,32 @@ impl Client {
         bytes: usize,
     ) -> Option<Vec<u8>> {
         let (alias, _) = self.session.as_ref()?.room(room)?;
-        let id = truth.say(self.app, Target::Room(room), category, bytes);
+        let merges = matches!(category, GIFT_SMALL | STATE);
+        let any = self.requests as u16;
+        let kind = if merges { self.random.below(KINDS) as u16 } else { any };
+        // What a client says is of one key when it is of one kind.
+        let tap = Tap { sender: self.user, key: u64::from(kind) + 1, count: 1 };
+        let id = truth.say_as(self.app, Target::Room(room), category, bytes, kind, tap);
+        let number = self.session.as_ref().map_or(0, |session| session.number);
+        truth.tried(id, (usize::MAX, number));
         let request = self.ask(Ask::Publish { id });
         let (kind, payload) = (truth.said(id).kind, &truth.payload(id));
         let payload = Tail(payload);
         Some(ClientFrame::Publish { request, alias, category, kind, payload }.to_vec())
+    }
+
+    fn ack(&mut self) -> Vec<u8> {
+        let session = self.session.as_mut().expect("who has got something has a session");
+        session.unacked = false;
+        ClientFrame::Ack { inbox_seq: session.memory.inbox.highest }.to_vec()
+    }
+
+    /// Acknowledges what has come for the user.
+    pub fn ack_all(&mut self, ring: &mut FakeRing) {
+        if self.session.as_ref().is_some_and(|session| session.unacked && session.is_live()) {
+            let ack = self.ack();
+            self.say(ring, &[ack]);
+        }
     }
 
     /// Sends frames.
@@ -244,7 +287,8 @@ impl Client {
 
     /// The connection is over: was it said why?
     fn end(&mut self, ring: &mut FakeRing, report: &mut Report) {
-        let Some(session) = self.session.take() else { return };
+        let Some(mut session) = self.session.take() else { return };
+        self.memory = std::mem::take(&mut session.memory);
         // Some do not close their side, and are cut.
         if self.random.percent(50) {
             ring.hang_up(session.link, 0);
@@ -264,7 +308,12 @@ impl Client {
     }
 
     /// All is quiet: what must have come by now has come. `head` knows rooms' newest messages.
-    pub fn check_rest(&self, head: impl Fn(Sequence) -> Option<u64>, uplinks_lost: bool) {
+    pub fn check_rest(
+        &self,
+        truth: &Truth,
+        head: impl Fn(Sequence) -> Option<u64>,
+        uplinks_lost: bool,
+    ) {
         let Some(session) = self.session.as_ref().filter(|session| session.is_live()) else {
             return;
         };
@@ -272,11 +321,32 @@ impl Client {
             assert_eq!(Some(view.n), head(view.of), "{:?} has everything", view.of);
             assert_eq!(view.left, 0, "what is not shed follows");
         }
+        self.check_inbox(truth);
+        let (user, now_us) = (self.user, truth.now_us);
+        let banned = truth.orders.held(self.app, user, About::Ban, session.hello_us, now_us)
+            || truth.orders.held(self.app, user, About::Ban, now_us, now_us);
+        assert!(!banned, "user {user} is banned and stays");
         let is_open = |ask: &&Ask| !uplinks_lost || !matches!(ask, Ask::Uplink { .. });
         let open: Vec<_> = session.asked.values().filter(is_open).collect();
         assert!(open.is_empty(), "client {} waits for {open:?}", self.name);
         assert!(session.resumed.is_empty(), "every cursor is answered: {:?}", session.resumed);
         assert!(session.pings.is_empty(), "every ping is answered");
+    }
+
+    /// The message that it shows as a value of a room. None: it is no member, or cannot know.
+    pub fn shown(&self, of: Sequence, category: u16, key: u64) -> Option<Option<u64>> {
+        let session = self.session.as_ref().filter(|session| session.is_live())?;
+        session.rooms.values().find(|view| view.of == of)?;
+        Some(session.memory.shown(of, category, key).map(|value| value.id))
+    }
+
+    /// What was kept for the device has come.
+    fn check_inbox(&self, truth: &Truth) {
+        let Some(session) = &self.session else { return };
+        let missing: Vec<_> = session.memory.inbox.missing().collect();
+        let crowded = truth.kind.kept_max < 100 || truth.kind.kept_s < 3600;
+        let all = missing.is_empty() || crowded;
+        assert!(all, "client {}: {missing:?} have not come", self.name);
     }
 
     /// Messages for the user arrive, or are declared.
@@ -286,6 +356,12 @@ impl Client {
         };
         let mut left_out = session.left_out;
         for &id in session.owed.difference(&session.got) {
+            if truth.is_inboxed(id) {
+                // More than are kept, or too old.
+                let crowded = truth.kind.kept_max < 100 || truth.kind.kept_s < 3600;
+                assert!(crowded, "client {}: message {id} has not come", self.name);
+                continue;
+            }
             assert!(!truth.never_drop(id), "message {id} may not be dropped");
             let left = &mut left_out[truth.class(id)];
             *left = left.checked_sub(1).unwrap_or_else(|| {

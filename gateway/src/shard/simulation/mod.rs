@@ -5,10 +5,16 @@
 
 mod bad_input;
 mod client;
+mod device;
 mod directed;
+mod idle;
+mod merges;
 mod model;
+mod orders;
+mod races;
 mod report;
 mod rest;
+mod rules;
 mod session;
 mod stream;
 mod upstream;
@@ -18,7 +24,7 @@ use self::report::Report;
 use self::world::World;
 
 /// Seeds that every test run goes through.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 400;
 
 /// Runs one seed. A seed that has failed becomes a test by the name of what was wrong.
 fn run(seed: u64) -> Report {

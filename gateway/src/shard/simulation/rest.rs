@@ -1,6 +1,8 @@
 //! What must hold when all is quiet, and when everybody has gone.
 
-use barrage_router::{AppId, UserId, UserKey};
+use std::collections::BTreeMap;
+
+use barrage_router::{AppId, Room, UserId, UserKey};
 use barrage_wire::server::ServerFrame;
 use barrage_wire::split;
 
@@ -20,19 +22,80 @@ impl World {
             let mut rooms = shards.iter().flat_map(|shard| &shard.core.homes.rooms);
             rooms.find_map(|(_, room)| {
                 let key = room.room.key();
-                let same = (key.app.0, key.room.0, room.room.epoch()) == (of.app, of.room, of.epoch);
+                let same =
+                    (key.app.0, key.room.0, room.room.epoch()) == (of.app, of.room, of.epoch);
                 same.then(|| room.room.head())
             })
         };
         for client in &self.clients {
-            client.check_rest(head, uplinks_lost);
+            client.check_rest(&self.truth, head, uplinks_lost);
             client.check_owed(&self.truth);
         }
         self.upstreams.iter().for_each(Upstream::check_rest);
         self.truth.check_ranges();
+        self.check_merges();
+        self.check_values();
+        self.check_platforms();
         for shard in &self.shards {
             assert_eq!(shard.metrics().log_bytes, 0, "everybody has everything");
             assert!(shard.core.tallies.is_empty(), "every answer was collected");
+        }
+    }
+
+    /// Taps and values, in rooms that never lost their memory and in others.
+    fn check_merges(&mut self) {
+        let mut heads = BTreeMap::new();
+        for shard in &self.shards {
+            let homes = &shard.core.homes;
+            let forgotten = homes.made != homes.rooms.len() as u64;
+            for (_, place) in homes.rooms.iter().filter(|_| !forgotten) {
+                heads.insert(sequence(&place.room), place.room.head());
+            }
+            assert!(homes.merged.is_empty(), "who waited was told");
+        }
+        self.truth.check_merges(&heads, &mut self.report);
+    }
+
+    /// Every member shows the values that the room has.
+    fn check_values(&mut self) {
+        for shard in &mut self.shards {
+            for (_, place) in &mut shard.core.homes.rooms {
+                let of = sequence(&place.room);
+                for bytes in place.room.snapshot() {
+                    let Some(ServerFrame::Snapshot { category, kind, key, payload, .. }) =
+                        split(&mut &bytes[..], usize::MAX)
+                            .expect("frames")
+                            .and_then(|raw| ServerFrame::decode(raw).ok())
+                    else {
+                        panic!("snapshots are frames");
+                    };
+                    let id = self.truth.id_of(of.app, category, kind, payload.0);
+                    for client in &self.clients {
+                        let shown = client.shown(of, category, key);
+                        assert!(
+                            shown.is_none_or(|shown| shown == Some(id)),
+                            "client {} of {of:?} shows {shown:?} for {key}, not {id}",
+                            client.name
+                        );
+                        self.report.values_checked += u64::from(shown.is_some());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Nobody has more devices than the policy says.
+    fn check_platforms(&self) {
+        let mut counts = BTreeMap::<_, u16>::new();
+        for client in &self.clients {
+            if client.session.as_ref().is_some_and(|session| session.is_live()) {
+                let count = counts.entry((client.app, client.user, client.platform as u8));
+                *count.or_default() += 1;
+            }
+        }
+        let max = self.truth.kind.devices;
+        for (who, count) in counts {
+            assert!(max == 0 || count <= max, "{who:?} has {count} connections of {max}");
         }
     }
 
@@ -40,30 +103,58 @@ impl World {
     fn learn_history(&mut self) {
         for shard in &self.shards {
             for (_, room) in &shard.core.homes.rooms {
-                let (app, of) = (room.room.key().app.0, room.room.key().room.0);
-                let of = Sequence { app, room: of, epoch: room.room.epoch() };
+                let of = sequence(&room.room);
                 let oldest = room.room.history().oldest().unwrap_or(1);
                 for frame in room.room.history().since(oldest - 1).into_iter().flatten() {
                     let mut bytes = &frame.bytes[..];
                     let raw = split(&mut bytes, usize::MAX).expect("frames").expect("a frame");
-                    let Ok(ServerFrame::Message { seq, category, kind, payload, .. }) =
-                        ServerFrame::decode(raw)
-                    else {
-                        panic!("rooms remember messages");
-                    };
-                    let id = self.truth.id_of(app, category, kind, payload.0);
-                    self.truth.heard(of, seq, id);
+                    let frame = ServerFrame::decode(raw).expect("a frame of the protocol");
+                    let heard = self.truth.numbered_frame(of.app, &frame);
+                    let (seq, heard) = heard.expect("rooms remember what has a number");
+                    self.truth.heard(of, seq, heard);
                 }
             }
         }
     }
 
+    /// When a room says what it has kept back, if one does.
+    pub fn next_due(&self) -> Option<u64> {
+        let dues = self.shards.iter().filter(|shard| !shard.core.is_draining()).flat_map(|shard| {
+            let rooms = shard.core.homes.rooms.iter();
+            rooms.filter_map(|(_, place)| place.room.due()).map(|due| due.0 * 1_000)
+        });
+        dues.min()
+    }
+
+    /// Whether mail, or what a peer has said, waits at a shard.
+    pub fn is_busy(&mut self, at: usize) -> bool {
+        let shard = &mut self.shards[at];
+        !shard.core.post.is_empty()
+            || !shard.ring.is_quiet()
+            || !shard.core.local.resting.is_empty()
+    }
+
+    /// What was acknowledged is not sent again, however long one waits.
+    pub fn check_silence(&mut self) {
+        let before = self.report.repeats;
+        self.pass(20_000_000);
+        assert_eq!(self.report.repeats, before, "who has said that it came is asked no more");
+    }
+
     /// Nobody is here, and nothing is left of them.
     pub fn check_empty(&mut self) {
+        let forgets = self.truth.kind.kept_s == 1;
         for shard in &self.shards {
             check_empty(shard);
+            let inboxes = shard.metrics().inboxes;
+            assert!(!forgets || inboxes == 0, "{inboxes} inboxes of messages long over");
         }
     }
+}
+
+fn sequence(room: &Room) -> Sequence {
+    let key = room.key();
+    Sequence { app: key.app.0, room: key.room.0, epoch: room.epoch() }
 }
 
 /// A shard without connections holds nothing but rooms that nobody is in.
@@ -83,7 +174,9 @@ pub fn check_empty(shard: &Shard<FakeRing>) {
         ("members", core.homes.rooms.iter().map(|(_, room)| u64::from(room.room.members())).sum()),
         ("names", core.conns.ids().count() as u64),
     ];
-    for (what, count) in gauges {
+    // A room that may not speak any more is looked at again and again.
+    let due = if core.is_draining() { 0 } else { core.homes.due.len() as u64 };
+    for (what, count) in gauges.into_iter().chain([("dues", due)]) {
         assert_eq!(count, 0, "{what} are left");
     }
     assert_eq!(metrics.accepted_total, metrics.closed_total);

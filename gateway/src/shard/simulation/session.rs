@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use barrage_wire::server::{CLASSES, CloseReason, Code};
+use barrage_wire::server::{CLASSES, CloseReason, Code, DIRECT_ACK, DIRECT_REPEAT};
 use barrage_wire::{RawFrame, ServerFrame};
 
-use super::model::{Range, Sequence, Target, Truth};
+use super::device::{Memory, Value};
+use super::model::{Heard, Range, Sequence, Shown, Target, Truth};
+use super::orders::About;
 use super::report::Report;
 use super::stream::Stream;
 
@@ -42,6 +44,12 @@ pub struct Session {
     pub got: BTreeSet<u64>,
     /// Messages for the user or app that its publisher was told of.
     pub owed: BTreeSet<u64>,
+    /// What it came with, and goes with.
+    pub memory: Memory,
+    /// Something of the inbox has come since the last ACK.
+    pub unacked: bool,
+    /// When it said HELLO.
+    pub hello_us: u64,
     pub left_out: [u64; CLASSES],
     pub close: Option<CloseReason>,
     /// It has sent what is not the protocol.
@@ -50,7 +58,7 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(link: usize, number: u64, stream: Stream) -> Self {
+    pub fn new(link: usize, number: u64, stream: Stream, memory: Memory) -> Self {
         Self {
             link,
             number,
@@ -62,6 +70,9 @@ impl Session {
             pings: BTreeSet::new(),
             got: BTreeSet::new(),
             owed: BTreeSet::new(),
+            memory,
+            unacked: false,
+            hello_us: 0,
             left_out: [0; CLASSES],
             close: None,
             garbage: false,
@@ -97,6 +108,8 @@ impl Session {
             ServerFrame::Welcome { user: told, .. } => {
                 assert!(!self.welcome, "one WELCOME");
                 assert_eq!(told, user);
+                let banned = truth.orders.held(app, user, About::Ban, self.hello_us, truth.now_us);
+                assert!(!banned, "user {user} is banned and let in");
                 self.welcome = true;
             }
             ServerFrame::Joined { request, alias, room, epoch, head, .. } => {
@@ -109,16 +122,24 @@ impl Session {
                 };
                 let n = cursor.filter(|cursor| cursor.0 == epoch).map_or(head, |cursor| cursor.1);
                 let of = Sequence { app, room, epoch };
+                self.memory.joined(of);
                 let before = self.rooms.insert(alias, View { of, n, left: 0, range: None });
                 assert!(before.is_none(), "an alias names one room");
                 report.joins += 1;
             }
-            ServerFrame::Message { alias, seq, category, kind, payload } => {
-                let id = truth.id_of(app, category, kind, payload.0);
+            ServerFrame::Message { alias, .. }
+            | ServerFrame::Combo { alias, .. }
+            | ServerFrame::State { alias, .. } => {
+                let (seq, heard) = truth.numbered_frame(app, &frame).expect("a numbered frame");
+                self.numbered(alias, seq, heard, truth, report);
+            }
+            ServerFrame::Snapshot { alias, seq, category, kind, key, payload } => {
                 let view = self.rooms.get_mut(&alias).expect("a room that was joined");
-                truth.heard(view.of, seq, id);
-                view.message(seq, truth);
-                report.messages += 1;
+                let id = truth.id_of(app, category, kind, payload.0);
+                let said = truth.said(id);
+                assert_eq!((&said.target, said.tap.key), (&Target::Room(view.of.room), key));
+                self.memory.value(view.of, category, key, Value { seq, id }, true);
+                report.snapshots += 1;
             }
             ServerFrame::Shed { alias: 0, first, last, counts } => {
                 assert_eq!((first, last), (0, 0), "messages of a user have no numbers");
@@ -137,32 +158,81 @@ impl Session {
                 assert_eq!(view.of.epoch, epoch, "JOINED has told it");
                 assert!(oldest <= head + 1);
                 (view.n, view.left, view.range) = (head, 0, None);
+                self.memory.forget_room(app, view.of.room);
                 report.resets += 1;
             }
             ServerFrame::Reply { request: 0, code, .. } => panic!("{code:?} to a cursor"),
             ServerFrame::Reply { request, code, seq, payload } => {
                 self.reply(request, code, seq, payload.0, truth, report);
             }
-            ServerFrame::Direct { category, kind, payload, .. } => {
+            ServerFrame::Direct { inbox_seq, category, kind, flags, payload } => {
                 let id = truth.id_of(app, category, kind, payload.0);
-                match &truth.said(id).target {
-                    Target::Users(users) => assert!(users.contains(&user), "for somebody else"),
-                    Target::App => {}
-                    Target::Room(room) => panic!("message {id} is for room {room}"),
-                }
-                assert!(self.got.insert(id), "message {id} came twice");
-                report.directs += 1;
+                self.direct(user, id, inbox_seq, flags, truth, report);
             }
-            ServerFrame::Combo { .. }
-            | ServerFrame::State { .. }
-            | ServerFrame::Snapshot { .. } => panic!("nothing is merged in this policy"),
             ServerFrame::Past { .. } | ServerFrame::PastEnd { .. } => {
                 panic!("nobody asks for the history")
             }
             ServerFrame::Redirect { .. } => panic!("nobody redirects"),
-            ServerFrame::Close { reason, .. } => self.close = Some(reason),
+            ServerFrame::Close { reason, .. } => {
+                let banned = reason == CloseReason::Banned;
+                assert!(!banned || truth.orders.any(app, user, About::Ban), "nobody banned {user}");
+                self.close = Some(reason);
+            }
             ServerFrame::Pong { nonce } => assert!(self.pings.remove(&nonce), "nobody asked"),
         }
+    }
+
+    fn numbered(
+        &mut self,
+        alias: u32,
+        seq: u64,
+        heard: Heard,
+        truth: &mut Truth,
+        report: &mut Report,
+    ) {
+        let view = self.rooms.get_mut(&alias).expect("a room that was joined");
+        truth.heard(view.of, seq, heard);
+        view.message(seq, truth);
+        match heard.shown {
+            Shown::Message => {}
+            Shown::Combo { .. } => report.combos += 1,
+            Shown::State { key } => {
+                let (category, value) =
+                    (truth.said(heard.id).category, Value { seq, id: heard.id });
+                self.memory.value(view.of, category, key, value, false);
+                report.states += 1;
+            }
+        }
+        report.messages += 1;
+    }
+
+    fn direct(
+        &mut self,
+        user: u64,
+        id: u64,
+        inbox_seq: u64,
+        flags: u8,
+        truth: &Truth,
+        report: &mut Report,
+    ) {
+        match &truth.said(id).target {
+            Target::Users(users) => assert!(users.contains(&user), "for somebody else"),
+            Target::App => {}
+            Target::Room(room) => panic!("message {id} is for room {room}"),
+        }
+        let kept = truth.is_inboxed(id);
+        assert_eq!((inbox_seq != 0, flags & DIRECT_ACK != 0), (kept, kept));
+        self.unacked |= kept;
+        if kept && !self.memory.inbox.take(inbox_seq, id) {
+            // Who has sent garbage acknowledges nothing any more.
+            report.repeats += u64::from(!self.garbage);
+            return;
+        }
+        // It may be a repeat to an earlier connection, which has not got it.
+        assert!(kept || flags & DIRECT_REPEAT == 0);
+        report.kept += u64::from(kept);
+        assert!(self.got.insert(id), "message {id} came twice");
+        report.directs += 1;
     }
 
     fn reply(
@@ -182,13 +252,18 @@ impl Session {
                 self.rooms.retain(|_, view| view.of.room != room);
             }
             Ask::Leave { .. } => assert_eq!(code, Code::NotMember),
-            Ask::Publish { id } => match code {
-                Code::Ok => truth.numbered(id, seq),
-                Code::NotMember => {}
-                Code::UnknownCategory => assert_eq!(truth.said(id).category, 99),
-                Code::Forbidden => assert!(truth.never_drop(id)),
-                other => panic!("{other:?} to a publish"),
-            },
+            Ask::Publish { id } => {
+                truth.answered(id, code, seq);
+                match code {
+                    Code::Ok | Code::NotMember | Code::Muted => {}
+                    Code::Merged => assert!(truth.kind.merges),
+                    Code::Limited => assert!(truth.kind.refuses()),
+                    Code::UnknownCategory => assert_eq!(truth.said(id).category, 99),
+                    Code::Forbidden => assert!(truth.never_drop(id)),
+                    other => panic!("{other:?} to a publish"),
+                }
+                report.count(code);
+            }
             Ask::Uplink { id } => match code {
                 Code::Ok | Code::Refused => {
                     assert_eq!(payload, id.to_le_bytes(), "another question's answer");

@@ -6,12 +6,14 @@ use barrage_sys::Peer;
 use barrage_wire::codec::{List, Tail, Text};
 use barrage_wire::limits::PROTOCOL_VERSION;
 use barrage_wire::server::{CloseReason, Code};
-use barrage_wire::upstream::{AckMode, PublishHead, PublishReply, events};
+use barrage_wire::upstream::{AckMode, PublishHead, PublishReply, SECONDS_FOREVER, events};
 use barrage_wire::{GatewayFrame, RawFrame, UpstreamFrame};
 
 use super::client::{CHANNELS, ROOMS};
-use super::model::{Target, Truth};
+use super::model::{Tap, Target, Truth};
+use super::orders::About;
 use super::report::Report;
+use super::rules::{GIFT_SMALL, STATE};
 use super::stream::Stream;
 use super::world::USERS;
 use crate::fake_ring::{FakeRing, Random};
@@ -21,11 +23,11 @@ use crate::room_log::Transport;
 pub type Listener = (usize, u64);
 
 /// A request without an answer.
-struct Pending {
-    /// None: a kick.
-    id: Option<u64>,
-    /// Connections that must hear of it when it was done.
-    audience: Vec<Listener>,
+enum Pending {
+    /// The message, and connections that must hear of it when it was done.
+    Publish(u64, Vec<Listener>),
+    Kick,
+    Order(usize),
 }
 
 struct Session {
@@ -135,6 +137,7 @@ impl Upstream {
             }
             4..8 => self.subscribe(),
             8..10 => self.kick(),
+            190.. if truth.kind.orders => self.order(truth),
             10..16 => {
                 self.requests += 1;
                 let nonce = u64::from(self.requests);
@@ -159,11 +162,49 @@ impl Upstream {
     fn kick(&mut self) -> Vec<u8> {
         self.requests += 1;
         let (request, user) = (self.requests, 1 + self.random.below(USERS as usize) as u64);
-        let pending = Pending { id: None, audience: Vec::new() };
         if let Some(session) = &mut self.session {
-            session.pending.insert(request, pending);
+            session.pending.insert(request, Pending::Kick);
         }
         UpstreamFrame::Kick { request, user, text: Text("out") }.to_vec()
+    }
+
+    /// Mutes or bans somebody, or takes that back.
+    fn order(&mut self, truth: &mut Truth) -> Vec<u8> {
+        let user = 1 + self.random.below(USERS as usize) as u64;
+        let seconds = self.random.pick(&[0, 0, 0, 1, 10, SECONDS_FOREVER]);
+        let room = self.random.below(1 + ROOMS as usize) as u64;
+        let is_ban = self.random.percent(40);
+        let about = if is_ban { About::Ban } else { About::Mute(room) };
+        self.order_for(truth, user, about, seconds)
+    }
+
+    /// Gives an order.
+    pub fn say_order(
+        &mut self,
+        ring: &mut FakeRing,
+        truth: &mut Truth,
+        user: u64,
+        about: About,
+        seconds: u32,
+    ) {
+        let bytes = self.order_for(truth, user, about, seconds);
+        if let Some(link) = self.link() {
+            ring.write(link, &bytes);
+        }
+    }
+
+    fn order_for(&mut self, truth: &mut Truth, user: u64, about: About, seconds: u32) -> Vec<u8> {
+        self.requests += 1;
+        let request = self.requests;
+        let number = truth.orders.give(self.app, user, about, seconds, truth.now_us);
+        if let Some(session) = &mut self.session {
+            session.pending.insert(request, Pending::Order(number));
+        }
+        match about {
+            About::Ban => UpstreamFrame::Ban { request, user, seconds, text: Text("no") },
+            About::Mute(room) => UpstreamFrame::Mute { request, user, room, seconds },
+        }
+        .to_vec()
     }
 
     /// Answers the uplinks that wait.
@@ -183,7 +224,7 @@ impl Upstream {
     }
 
     /// Publishes a message without a key.
-    pub fn say(&mut self, ring: &mut FakeRing, truth: &Truth, id: u64) {
+    pub fn say(&mut self, ring: &mut FakeRing, truth: &mut Truth, id: u64) {
         let bytes = self.frame(truth, id, 0, Vec::new());
         if let Some(link) = self.link() {
             ring.write(link, &bytes);
@@ -218,9 +259,13 @@ impl Upstream {
             _ => Target::App,
         };
         let listeners = audience(&target);
-        let category = self.random.pick(&[0, 1, 2, 3, 4, 5, 6, 4, 4, 99]);
+        let category = self.random.pick(&[0, 1, 2, GIFT_SMALL, 4, 5, STATE, 4, GIFT_SMALL, 99]);
         let bytes = self.random.below(self.bytes_max);
-        let id = truth.say(self.app, target, category, bytes);
+        let (tap, kind) = match target {
+            Target::Room(_) => (self.tap(), self.random.next() as u16),
+            Target::Users(_) | Target::App => (Tap::NONE, 0),
+        };
+        let id = truth.say_as(self.app, target, category, bytes, kind, tap);
         let keyed = self.random.percent(30);
         if keyed {
             self.keyed.push(id);
@@ -228,7 +273,14 @@ impl Upstream {
         self.frame(truth, id, if keyed { u128::from(id) + 1 } else { 0 }, listeners)
     }
 
-    fn frame(&mut self, truth: &Truth, id: u64, key: u128, audience: Vec<Listener>) -> Vec<u8> {
+    /// Some say for themselves, some for a user.
+    fn tap(&mut self) -> Tap {
+        let sender = if self.random.percent(60) { 1 + self.random.below(2) as u64 } else { 0 };
+        let count = if sender == 0 { 1 } else { self.random.pick(&[0, 1, 1, 2, 7, u32::MAX]) };
+        Tap { sender, key: self.random.below(3) as u64, count }
+    }
+
+    fn frame(&mut self, truth: &mut Truth, id: u64, key: u128, audience: Vec<Listener>) -> Vec<u8> {
         self.requests += 1;
         let ack = match self.random.below(20) {
             _ if self.plain => AckMode::Accepted,
@@ -240,11 +292,12 @@ impl Upstream {
         // A list has several homes, and what is too late for one may not be for another: the answer
         // is the best of them, so it does not say that everybody was handed it.
         let audience = if ttl_ms == 0 { audience } else { Vec::new() };
+        truth.tried(id, (self.name, u64::from(self.ended)));
         if let Some(session) = &mut self.session {
             if ack == AckMode::None {
                 session.silent += 1;
             } else {
-                session.pending.insert(self.requests, Pending { id: Some(id), audience });
+                session.pending.insert(self.requests, Pending::Publish(id, audience));
             }
         }
         let said = truth.said(id);
@@ -254,13 +307,19 @@ impl Upstream {
             category: said.category,
             kind: said.kind,
             ttl_ms,
-            merge_key: 0,
+            merge_key: said.tap.key,
             idempotency_key: key,
         };
         let payload = &truth.payload(id);
         let payload = Tail(payload);
         match &said.target {
-            Target::Room(room) => UpstreamFrame::PublishRoom { head, room: *room, payload },
+            Target::Room(room) if said.tap.sender == 0 => {
+                UpstreamFrame::PublishRoom { head, room: *room, payload }
+            }
+            Target::Room(room) => {
+                let Tap { sender, count, .. } = said.tap;
+                UpstreamFrame::PublishFrom { head, room: *room, sender, count, payload }
+            }
             Target::App => UpstreamFrame::PublishApp { head, payload },
             Target::Users(users) => match users[..] {
                 [user] => UpstreamFrame::PublishUser { head, user, payload },
@@ -357,17 +416,31 @@ impl Session {
         owed: &mut Vec<(Listener, u64)>,
     ) {
         let pending = self.pending.remove(&reply.request).expect("an answer to an open request");
-        let Some(id) = pending.id else {
-            assert!(matches!(reply.code, Code::Ok | Code::Offline), "{:?}", reply.code);
-            return;
+        let (id, audience) = match pending {
+            Pending::Kick => {
+                return assert!(matches!(reply.code, Code::Ok | Code::Offline), "{:?}", reply.code);
+            }
+            Pending::Order(number) => {
+                assert_eq!(reply.code, Code::Ok);
+                return truth.orders.answered(number, truth.now_us);
+            }
+            Pending::Publish(id, audience) => (id, audience),
         };
         report.duplicates += u64::from(reply.code == Code::Duplicate);
+        report.count(reply.code);
+        if let Target::Room(_) = truth.said(id).target {
+            truth.answered(id, reply.code, reply.seq);
+        }
         match (reply.code, &truth.said(id).target) {
-            (Code::Ok | Code::Duplicate, Target::Room(_)) => truth.numbered(id, reply.seq),
+            (Code::Ok, Target::Room(_)) => {}
+            (Code::Merged, Target::Room(_)) => assert!(truth.kind.merges),
+            (Code::Limited, Target::Room(_)) => assert!(truth.kind.refuses()),
+            (Code::Muted, Target::Room(_)) => {}
             // Whoever was there before and still is in the end has been handed it.
             (Code::Ok | Code::Offline, Target::Users(_) | Target::App) => {
-                owed.extend(pending.audience.into_iter().map(|listener| (listener, id)));
+                owed.extend(audience.into_iter().map(|listener| (listener, id)));
             }
+            (Code::Kept, Target::Users(_)) => assert!(truth.is_inboxed(id)),
             (Code::UnknownCategory, _) => assert_eq!(truth.said(id).category, 99),
             (Code::Duplicate | Code::Unstored | Code::Expired, _) => {}
             (other, target) => panic!("{other:?} to a publish for {target:?}"),

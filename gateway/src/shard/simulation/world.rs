@@ -2,21 +2,20 @@
 
 use std::sync::Arc;
 
-use barrage_router::{
-    Aggregation, AppId, Category, HistoryLimits, Policy, Rate, UserId, UserKey, home_of_user,
-};
+use barrage_router::{AppId, HistoryLimits, UserId, UserKey, home_of_user};
 use barrage_sys::Waker;
 
 use super::client::{Client, ROOMS};
 use super::model::{Target, Truth};
 use super::report::Report;
+use super::rules::Kind;
 use super::upstream::{Listener, Upstream};
 use crate::auth::Auth;
 use crate::conn::Role;
 use crate::fake_ring::{FakeRing, Faults, Random};
 use crate::limits::{HISTORY, LINGER_MAX, SEND_STALL_MAX};
 use crate::mail;
-use crate::policy_file::{self, Rules};
+use crate::policy_file::Rules;
 use crate::room_log::Transport;
 use crate::shard::{Next, Shard, ShardConfig, TICK_US};
 
@@ -39,7 +38,7 @@ pub fn config() -> ShardConfig {
         pace_percent: 100,
         history: HISTORY,
         auth: Auth::Open,
-        rules: Arc::new(rules()),
+        rules: Kind::PLAIN.rules(&mut Random(1)),
         unix_ms: 1_700_000_000_000,
         epoch: 1_000_000,
     }
@@ -58,6 +57,8 @@ pub struct World {
     welcomed: Vec<Vec<u64>>,
     sessions: u64,
     pub truth: Truth,
+    /// Rules that shards are still to be given.
+    rules: Vec<Option<Arc<Rules>>>,
     pub report: Report,
 }
 
@@ -65,6 +66,11 @@ impl World {
     /// So many shards on a network that does nothing wrong, and one upstream on the first; for
     /// scenarios that say themselves what happens.
     pub fn calm(shards: usize, clients: Vec<Client>) -> Self {
+        Self::calm_with(shards, clients, Kind::PLAIN)
+    }
+
+    /// The same, with rules of this kind.
+    pub fn calm_with(shards: usize, clients: Vec<Client>, kind: Kind) -> Self {
         let slots = 8 + clients.len();
         let wakers: Vec<Waker> = (0..shards).map(|_| Waker::new().expect("an eventfd")).collect();
         let shards: Vec<_> = mail::connect(&wakers)
@@ -73,7 +79,8 @@ impl World {
                 // Few events at a time, so that who reads keeps up with any burst.
                 let faults = Faults { events_max: slots, ..Faults::NONE };
                 let ring = FakeRing::new(1, 2, slots, faults);
-                Shard::new(ring, ROLES.to_vec(), config(), post)
+                let config = ShardConfig { rules: kind.rules(&mut Random(1)), ..config() };
+                Shard::new(ring, ROLES.to_vec(), config, post)
             })
             .collect();
         let mut upstream = Upstream::new(0, 1, 0, "", Random(1));
@@ -83,11 +90,12 @@ impl World {
             now_us: 1_000_000,
             steps: vec![0; shards.len()],
             welcomed: vec![vec![0; shards.len()]; clients.len()],
+            rules: vec![None; shards.len()],
             shards,
             clients,
             upstreams: vec![upstream],
             sessions: 0,
-            truth: Truth::new(),
+            truth: Truth::new(kind),
             report: Report::default(),
         };
         world.upstreams[0].connect(&mut world.shards[0].ring);
@@ -102,13 +110,14 @@ impl World {
     pub fn connect(&mut self, at: usize) {
         self.sessions += 1;
         let client = &mut self.clients[at];
-        client.connect(&mut self.shards[client.shard].ring, self.sessions);
+        client.connect(&mut self.shards[client.shard].ring, self.sessions, self.now_us);
     }
 
     /// Lets time pass; whoever is not deaf reads.
     pub fn run_ms(&mut self, ms: u64) {
         for _ in 0..ms {
             self.now_us += 1_000;
+            self.truth.now_us = self.now_us;
             for at in 0..self.shards.len() {
                 self.step(at);
             }
@@ -136,7 +145,7 @@ impl World {
         let ring = &mut self.shards[upstream.shard].ring;
         for &category in categories {
             let id = self.truth.say(upstream.app, target.clone(), category, bytes);
-            upstream.say(ring, &self.truth, id);
+            upstream.say(ring, &mut self.truth, id);
         }
     }
 
@@ -144,6 +153,7 @@ impl World {
         let mut random = Random(seed);
         let count = random.pick(&[1, 2, 2, 3]);
         let slots = random.pick(&[2, 4, 16]);
+        let kind = Kind::draw(&mut random);
         let config = ShardConfig {
             slots_per_ring: slots as u32,
             connections: random.pick(&[1000, 1000, 5]),
@@ -155,6 +165,7 @@ impl World {
                 HistoryLimits { frames_max: 5, bytes_max: 10_000 },
                 HistoryLimits { frames_max: 0, bytes_max: 0 },
             ]),
+            rules: kind.rules(&mut random),
             ..config()
         };
         let faults = Faults {
@@ -176,7 +187,8 @@ impl World {
         let clients: Vec<_> = (0..10)
             .map(|name| {
                 let (name, app, shard, seed) = own(name);
-                let user = 1 + seed % USERS;
+                // Several are one user's, and some users are never here.
+                let user = 1 + seed % (USERS / 2);
                 Client::new(name, app, user, shard, Random(seed))
             })
             .collect();
@@ -195,7 +207,8 @@ impl World {
             clients,
             upstreams,
             sessions: 0,
-            truth: Truth::new(),
+            truth: Truth::new(kind),
+            rules: vec![None; count],
             report: Report::default(),
         }
     }
@@ -210,11 +223,21 @@ impl World {
             if flooded && turn % 100 == 50 {
                 self.flood();
             }
+            if self.random.percent(1) {
+                self.replace_rules();
+            }
             let shard = self.random.below(self.shards.len());
+            if self.random.percent(20) {
+                self.hand_rules(shard);
+            }
             self.step(shard);
         }
+        (0..self.shards.len()).for_each(|shard| self.hand_rules(shard));
         self.settle();
         self.check_rest();
+        if self.truth.kind.inboxes {
+            self.check_silence();
+        }
         assert!(flooded || self.report.sheds == 0, "all of a room's messages fit the window");
         if self.random.percent(50) {
             self.drain();
@@ -231,6 +254,19 @@ impl World {
         self.report
     }
 
+    /// The operator has changed the policy. Each shard hears of it when it does.
+    fn replace_rules(&mut self) {
+        let rules = self.truth.kind.rules(&mut self.random);
+        self.rules.fill(Some(rules));
+        self.report.policies += 1;
+    }
+
+    fn hand_rules(&mut self, shard: usize) {
+        if let Some(rules) = self.rules[shard].take() {
+            self.shards[shard].set_rules(rules);
+        }
+    }
+
     fn pass_time(&mut self) {
         self.now_us += match self.random.below(1000) {
             0 => self.random.below(400_000_000) as u64,
@@ -238,10 +274,12 @@ impl World {
             4..40 => self.random.below(300_000) as u64,
             _ => self.random.below(2_000) as u64,
         };
+        self.truth.now_us = self.now_us;
     }
 
     pub fn step(&mut self, shard: usize) -> Next {
         self.steps[shard] += 1;
+        self.truth.now_us = self.now_us;
         let next = self.shards[shard].step(self.now_us);
         self.report.hash(&(shard, matches!(next, Next::Again)));
         next
@@ -259,7 +297,7 @@ impl World {
             client.shard = self.random.below(self.shards.len());
             self.sessions += 1;
             let ring = &mut self.shards[client.shard].ring;
-            return client.connect(ring, self.sessions);
+            return client.connect(ring, self.sessions, self.now_us);
         }
         let ring = &mut self.shards[client.shard].ring;
         client.act(ring, &mut self.truth);
@@ -269,7 +307,7 @@ impl World {
         }
     }
 
-    fn hear_client(&mut self, at: usize) {
+    pub fn hear_client(&mut self, at: usize) {
         let client = &mut self.clients[at];
         let ring = &mut self.shards[client.shard].ring;
         if client.hear(ring, &mut self.truth, &mut self.report) {
@@ -317,14 +355,40 @@ impl World {
         }
     }
 
+    /// Whether the home of a client's user knows as many connections as there are: none of them is
+    /// about to be closed.
+    fn are_all_known(&self, at: usize) -> bool {
+        let (app, user) = (self.clients[at].app, self.clients[at].user);
+        let live = self.clients.iter().filter(|client| {
+            let session = client.session.as_ref();
+            (client.app, client.user) == (app, user)
+                && session.is_some_and(|session| session.is_live())
+        });
+        let user = UserKey { app: AppId(app), user: UserId(user) };
+        let home = &self.shards[self.home_of(user)].core.homes;
+        live.count() == home.users.find(user).count()
+    }
+
+    fn home_of(&self, user: UserKey) -> usize {
+        let shards = u16::try_from(self.shards.len()).expect("few").try_into().expect("some");
+        usize::from(home_of_user(user, shards).0)
+    }
+
     fn hear_upstream(&mut self, at: usize) {
         let upstream = &mut self.upstreams[at];
         let ring = &mut self.shards[upstream.shard].ring;
-        for (listener, id) in upstream.hear(ring, &mut self.truth, &mut self.report) {
+        let owed = upstream.hear(ring, &mut self.truth, &mut self.report);
+        for (listener, id) in owed {
             let (client, number): Listener = listener;
-            let session = self.clients[client].session.as_mut();
+            let all_known = self.truth.is_inboxed(id) && self.are_all_known(client);
+            let client = &mut self.clients[client];
+            let named = client.device != 0;
+            let session = client.session.as_mut();
             if let Some(session) = session.filter(|session| session.number == number) {
                 session.owed.insert(id);
+                if all_known && named && session.is_live() {
+                    session.memory.inbox.owed.insert(id);
+                }
             }
         }
     }
@@ -345,6 +409,7 @@ impl World {
         let mut quiet = 0;
         for _ in 0..REST_TURNS_MAX {
             self.now_us += 1_000;
+            self.truth.now_us = self.now_us;
             for at in 0..self.upstreams.len() {
                 self.hear_upstream(at);
                 let upstream = &mut self.upstreams[at];
@@ -354,6 +419,9 @@ impl World {
                 }
             }
             (0..self.clients.len()).for_each(|at| self.hear_client(at));
+            for client in &mut self.clients {
+                client.ack_all(&mut self.shards[client.shard].ring);
+            }
             let mut busy = false;
             for at in 0..self.shards.len() {
                 // A tick is work, too, and comes for ever.
@@ -366,19 +434,19 @@ impl World {
                 let ring = &self.shards[client.shard].ring;
                 client.session.as_ref().is_some_and(|session| ring.is_closed(session.link))
             });
+            busy |= self.upstreams.iter().any(|upstream| {
+                let ring = &self.shards[upstream.shard].ring;
+                upstream.link().is_some_and(|link| ring.is_closed(link))
+            });
             quiet = if busy { 0 } else { quiet + 1 };
             if quiet > 3 {
-                return;
+                match self.next_due() {
+                    Some(due_us) => (self.now_us, quiet) = (due_us.max(self.now_us), 0),
+                    None => return,
+                }
             }
         }
         panic!("it never comes to rest");
-    }
-
-    fn is_busy(&mut self, at: usize) -> bool {
-        let shard = &mut self.shards[at];
-        !shard.core.post.is_empty()
-            || !shard.ring.is_quiet()
-            || !shard.core.local.resting.is_empty()
     }
 
     /// Everybody goes.
@@ -400,6 +468,8 @@ impl World {
         }
         // Once to say it, once to wait for the peer, and some ticks.
         self.pass(2 * LINGER_MAX.as_micros() as u64 + 1_000_000);
+        // What shards tell each other at every tick is read.
+        self.settle();
         for shard in &self.shards {
             assert!(shard.is_drained(), "a drain ends in time");
         }
@@ -410,6 +480,7 @@ impl World {
         let until = self.now_us + us;
         while self.now_us < until {
             self.now_us += 50_000;
+            self.truth.now_us = self.now_us;
             for at in 0..self.shards.len() {
                 self.step(at);
             }
@@ -417,16 +488,4 @@ impl World {
             (0..self.upstreams.len()).for_each(|at| self.hear_upstream(at));
         }
     }
-}
-
-/// Every message is sent as it is: what merges and limits is the router's own simulation's to try.
-fn rules() -> Rules {
-    let mut rules = policy_file::builtin();
-    let builtin = Policy::builtin();
-    for &category in builtin.categories() {
-        let (aggregation, limits) = (Aggregation::None, [Rate::UNLIMITED; 4]);
-        let name = builtin.name(category.id);
-        rules.policy.insert(name, Category { aggregation, limits, inbox: false, ..category });
-    }
-    rules
 }
