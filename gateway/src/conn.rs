@@ -236,14 +236,26 @@ fn put(out: &mut Vec<u8>, transport: Transport, frame: &[u8]) {
     out.extend_from_slice(frame);
 }
 
+/// A frame that waits as it is in the history, shared with all who wait for it.
+pub struct Later {
+    /// The room whose frame it is; 0: no room's. It may have had another name when it was said, so
+    /// this one is written into the frame's first field when it is sent.
+    pub alias: u32,
+    /// The frame.
+    pub frame: Bytes,
+}
+
+/// Bytes of the first field of every room's frames.
+const ALIAS_BYTES: usize = size_of::<u32>();
+
 /// Frames for one connection alone.
 #[derive(Default)]
 pub struct Outbox {
     /// What a short send has left; it goes before everything else.
     pub rest: Option<SendSlice>,
     pub bytes: Vec<u8>,
-    /// Missed messages that follow as the client reads.
-    pub later: VecDeque<Bytes>,
+    /// What follows as the client reads.
+    pub later: VecDeque<Later>,
     /// Messages for the user or the app that were left out and not declared yet, per class.
     pub shed: [u32; CLASSES],
 }
@@ -256,17 +268,21 @@ impl Outbox {
     /// Moves on with what is sent later, as much as one send carries.
     pub fn refill(&mut self, transport: Transport) {
         while self.bytes.len() < SEND_BYTES_MAX
-            && let Some(frame) = self.later.pop_front()
+            && let Some(Later { alias, frame }) = self.later.pop_front()
         {
             put(&mut self.bytes, transport, &frame);
+            let at = self.bytes.len() - frame.len() + FRAME_HEADER_BYTES;
+            if alias != 0
+                && let Some(place) = self.bytes.get_mut(at..at + ALIAS_BYTES)
+            {
+                place.copy_from_slice(&alias.to_le_bytes());
+            }
         }
     }
 
     /// Drops the missed messages of a room that was left.
     pub fn forget(&mut self, alias: u32) {
-        // The alias is a message's first field.
-        let at = FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + 4;
-        self.later.retain(|frame| frame.get(at.clone()) != Some(&alias.to_le_bytes()));
+        self.later.retain(|later| later.alias != alias);
     }
 
     /// What to send next.

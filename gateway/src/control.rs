@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use crate::host::{Ask, Handle};
 use crate::metrics::{self, Metrics};
 use crate::rules::{NotReloaded, RulesInForce};
+use crate::stored;
 
 /// How long a shard may take to answer; a step takes a millisecond or two.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
@@ -39,6 +40,17 @@ pub struct Plane {
     pub rules: RulesInForce,
     /// The durable history, if there is one.
     pub history: Option<Keeper>,
+}
+
+impl Plane {
+    /// Reads the policy again: for the shards, and for how long the history is kept.
+    fn reload(&self, shards: &[Handle]) -> Result<(), NotReloaded> {
+        let rules = self.rules.reload(shards)?;
+        if let Some(history) = &self.history {
+            history.set_retention(stored::retention(&rules));
+        }
+        Ok(())
+    }
 }
 
 /// What signals ask for.
@@ -69,7 +81,7 @@ pub async fn run(
     let shards_end = async {
         while let Heard::Reload = hear().await {
             // What is wrong with the file is in the log.
-            let _ = pages.plane.rules.reload(&pages.shards);
+            let _ = pages.plane.reload(&pages.shards);
         }
         pages.draining.store(true, Ordering::Relaxed);
         for shard in pages.shards.iter() {
@@ -123,8 +135,16 @@ async fn metrics_page(Given(pages): Given<Pages>) -> impl IntoResponse {
 }
 
 async fn reload_policy(Given(pages): Given<Pages>) -> impl IntoResponse {
-    match pages.plane.rules.reload(&pages.shards) {
-        Ok(_) => (StatusCode::OK, "the policy is in force\n".to_owned()),
+    match pages.plane.reload(&pages.shards) {
+        Ok(()) => {
+            // Shards do what they are asked in order: who answers has the rules.
+            let (asked, answered) = (pages.shards.len(), ask_all(&pages.shards).await.len());
+            let text = match asked - answered {
+                0 => "the policy is in force\n".to_owned(),
+                late => format!("the policy is read, but {late} of {asked} shards do not answer\n"),
+            };
+            (StatusCode::OK, text)
+        }
         Err(NotReloaded::NoFile) => {
             let text =
                 "there is no policy file to read again: start the gateway with --policy FILE\n";

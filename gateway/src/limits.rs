@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use barrage_router::{COMBOS_MAX, HistoryLimits, STATE_KEYS_MAX};
+use barrage_router::{COMBOS_MAX, HistoryLimits, INBOX_WINDOW_BYTES_MAX, STATE_KEYS_MAX};
 use barrage_sys::{RECEIVES_MAX, RingConfig};
 use barrage_wire::limits::{CLIENT_BODY_BYTES_MAX, SERVER_BODY_BYTES_MAX, UPSTREAM_BODY_BYTES_MAX};
 use barrage_wire::ws::SERVER_HEADER_BYTES_MAX;
@@ -37,6 +37,14 @@ pub const MISSED_FRAMES_MAX: usize =
 pub const RESUME_FRAMES_MAX: usize = 16_384;
 /// Bytes of them.
 pub const RESUME_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Members for whom one shard asks the disk at once what they have missed.
+pub const RESUMES_AT_ONCE_MAX: usize = 64;
+/// Members who wait for their turn.
+pub const RESUMES_WAITING_MAX: usize = 1 << 20;
+/// Pages of history that one shard loads at once.
+pub const PAGES_AT_ONCE_MAX: usize = 64;
+/// Pages whose turn comes; who asks for more is told to ask again.
+pub const PAGES_WAITING_MAX: usize = 65_536;
 /// Bytes of one page of history.
 pub const PAGE_BYTES_MAX: usize = 1024 * 1024;
 /// What a shard may hand to the disk before it is written: frames, notes and loads.
@@ -50,6 +58,12 @@ pub const HISTORY_CACHE_BYTES: usize = 64 * 1024 * 1024;
 pub const ROOMS_KNOWN_MAX: usize = 1 << ALIAS_ROOM_BITS;
 /// Users whose inboxes one home shard keeps.
 pub const INBOXES_MAX: usize = 1_000_000;
+/// Bytes of all of them; over it, messages for inboxes are refused.
+pub const INBOXES_BYTES_MAX: usize = 1 << 30;
+/// Bytes that a message in an inbox takes at most beside its payload.
+pub const INBOX_MESSAGE_BYTES: usize = 256;
+/// Inboxes that repeat in one step what was not ACKed.
+pub const INBOXES_DUE_MAX: usize = 1024;
 /// Users whose quota one shard counts at any time.
 pub const QUOTA_USERS_MAX: usize = 65_536;
 /// Idempotency keys that one home shard remembers.
@@ -127,6 +141,10 @@ const _: () = assert!(
     "the frames of one send are counted in two bytes"
 );
 const _: () = assert!(HISTORY_QUEUE_RESERVE < HISTORY_QUEUE_MAX / 2);
+const _: () = assert!(
+    INBOX_WINDOW_BYTES_MAX <= CLIENT_OUTBOX_BYTES_MAX,
+    "what an inbox sends ahead of its ACKs fits the outbox"
+);
 const _: () = assert!(2 * PIECE_BYTES <= LOG_WINDOW_BYTES, "a window is more than one piece");
 const _: () = assert!(
     LOG_KEPT_BYTES_MAX <= CLIENT_OUTBOX_BYTES_MAX,

@@ -160,10 +160,6 @@ pub enum Mail {
     UserOn { user: UserKey, who: ConnRef, device: u64, platform: Platform },
     /// To a user's home: a connection has gone.
     UserOff { user: UserKey, who: ConnRef, device: u64 },
-    /// To a connection's shard: which device is it? The user's home has something for it to ACK.
-    WhichDevice { conn: ConnId },
-    /// To a user's home: this one.
-    Device { user: UserKey, who: ConnRef, device: u64 },
     /// To a user's home: a device has everything up to this number of the inbox.
     Acked { user: UserKey, who: ConnRef, device: u64, seq: u64 },
     /// To users' home: a message for each of them.
@@ -192,6 +188,8 @@ pub enum Mail {
     Demand { shard: ShardIndex, demand: Demand },
     /// From it: what the shard may use.
     Share { demand: Demand },
+    /// To every shard: the sender drains, and nothing of its rooms comes any more.
+    SaidAll,
     /// To every shard: an upstream wants events and uplinks.
     Subscribe(Box<Subscriber>),
     /// To every shard: an upstream is gone.

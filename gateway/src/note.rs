@@ -22,6 +22,8 @@ pub struct MessageNote {
     expires_ms: u64,
     /// 0: none.
     pub idempotency_key: u128,
+    /// The key is of a message for a list of users.
+    pub of_list: bool,
     payload: Bytes,
 }
 
@@ -54,9 +56,14 @@ fn key(user: UserKey, number: u64) -> [u8; 20] {
 
 impl MessageNote {
     /// Of a message in an inbox, with its expiry in milliseconds since 1970.
-    pub fn new(message: &InboxMessage, expires_ms: u64, idempotency_key: u128) -> Self {
+    pub fn new(
+        message: &InboxMessage,
+        expires_ms: u64,
+        idempotency_key: u128,
+        of_list: bool,
+    ) -> Self {
         let InboxMessage { category, class, kind, payload, .. } = message.clone();
-        Self { category, class, kind, expires_ms, idempotency_key, payload }
+        Self { category, class, kind, expires_ms, idempotency_key, of_list, payload }
     }
 
     /// Where it is.
@@ -66,7 +73,7 @@ impl MessageNote {
 
     /// As bytes.
     pub fn to_vec(&self) -> Vec<u8> {
-        let mut out = vec![VERSION, self.class.index() as u8];
+        let mut out = vec![VERSION, self.class.index() as u8, u8::from(self.of_list)];
         out.extend_from_slice(&self.category.to_le_bytes());
         out.extend_from_slice(&self.kind.to_le_bytes());
         out.extend_from_slice(&self.expires_ms.to_le_bytes());
@@ -77,7 +84,7 @@ impl MessageNote {
 
     /// From bytes; None when they are not a note of this version.
     pub fn read(bytes: &[u8]) -> Option<Self> {
-        let (&[version, class], rest) = bytes.split_first_chunk()?;
+        let (&[version, class, of_list], rest) = bytes.split_first_chunk()?;
         let (category, rest) = rest.split_first_chunk()?;
         let (kind, rest) = rest.split_first_chunk()?;
         let (expires_ms, rest) = rest.split_first_chunk()?;
@@ -89,6 +96,7 @@ impl MessageNote {
             kind: u16::from_le_bytes(*kind),
             expires_ms: u64::from_le_bytes(*expires_ms),
             idempotency_key: u128::from_le_bytes(*idempotency_key),
+            of_list: of_list != 0,
             payload: Bytes::copy_from_slice(payload),
         })
     }
@@ -143,6 +151,7 @@ mod tests {
             kind: 9,
             expires_ms: u64::MAX,
             idempotency_key: 7,
+            of_list: true,
             payload: Bytes::from_static(b"hello"),
         };
         let bytes = note.to_vec();

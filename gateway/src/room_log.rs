@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use barrage_router::{Frame, MergeId, STATE_KEYS_MAX};
 use barrage_sys::{Segment, SendSlice};
-use barrage_wire::server::{CLASSES, PAST_STATE};
+use barrage_wire::server::{CLASSES, PAST_STATE, STATE_OVERHEAD_BYTES};
 use barrage_wire::ws;
 use bytes::Bytes;
 
@@ -212,7 +212,10 @@ impl Window {
         } else if let Some(id) = frame.merged.filter(|_| is_state(frame)) {
             self.states.retain(|state| state.id != id);
             if self.states.len() == STATE_KEYS_MAX {
-                self.states.pop_front();
+                // A key that was taken away makes room first.
+                let is_gone = |state: &State| state.bytes.len() == STATE_OVERHEAD_BYTES;
+                let place = self.states.iter().position(is_gone).unwrap_or(0);
+                self.states.remove(place);
             }
             let (seq, class, bytes) = (frame.seq, frame.class.index(), frame.bytes.clone());
             self.states.push_back(State { id, seq, class, bytes });

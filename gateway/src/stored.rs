@@ -42,16 +42,17 @@ pub fn open(config: &Config, rules: &Rules, wakers: &[Waker]) -> Result<(Stored,
     let (clients, keeper, mut found) =
         barrage_store::open(options, wakes).with_context(|| format!("--data {}", dir.display()))?;
     report(dir, &found);
-    // Otherwise numbers may have been given that are not on disk: rooms begin another epoch.
-    let rooms = if found.clean { std::mem::take(&mut found.rooms) } else { Vec::new() };
+    let (rooms, in_order) = (std::mem::take(&mut found.rooms), found.clean);
     let mut known = vec![Vec::new(); shards];
     let of_shards = NonZeroU16::new(shards as u16).context("no core to run on")?;
     for (room, at, _) in rooms {
         known[usize::from(home_of_room(room, of_shards).0)].push((room, at));
     }
     let restored = sort(&found, of_shards);
-    let shards = clients.into_iter().zip(known).map(|(client, known)| History::new(client, known));
-    let shards = shards.zip(restored).collect();
+    let histories = clients.into_iter().zip(known);
+    // Out of order, numbers may have been given that are not on disk: rooms begin another epoch.
+    let histories = histories.map(|(client, known)| History::new(client, known, in_order));
+    let shards = histories.zip(restored).collect();
     Ok((Stored { shards, epoch_max: found.epoch_max }, Some(keeper)))
 }
 

@@ -14,7 +14,7 @@ use barrage_wire::upstream::PublishHead;
 
 use common::client::Room;
 use common::{
-    CHAT, Client, GIFT_LARGE, Gateway, Receiver, SOON, Said, Socket, Told, Upstream, Via,
+    CHAT, Client, GIFT_LARGE, Gateway, Receiver, SOON, Said, Socket, TempDir, Told, Upstream, Via,
     on_one_and_two_shards,
 };
 
@@ -96,6 +96,19 @@ fn flood(
         }
     }
 }
+
+const POLICY_WITHOUT_INBOXES: &str = r#"
+[[category]]
+id = 1
+name = "gift_large"
+class = "P1"
+never-drop = true
+
+[[category]]
+id = 4
+name = "chat"
+class = "P3"
+"#;
 
 fn mostly_chat(seq: u64) -> u16 {
     if seq.is_multiple_of(GIFT_EVERY) { GIFT_LARGE } else { CHAT }
@@ -250,7 +263,11 @@ fn who_is_too_far_behind_for_what_may_not_be_dropped_is_closed_and_can_resume() 
 #[test]
 fn messages_for_users_and_apps_are_accounted_for_as_well() {
     const MESSAGES: u64 = 40_000;
-    on_one_and_two_shards(|gateway| {
+    // Where they wait in no inbox: what does is not sent ahead of its ACKs.
+    let dir = TempDir::new("no-inboxes");
+    let policy = dir.file("policy.toml", POLICY_WITHOUT_INBOXES);
+    for cores in ["0", "0-1"] {
+        let gateway = &Gateway::start(cores, &["--policy", &policy]);
         for say_to_app in [false, true] {
             let mut slow = Via::BOTH.map(|via| narrow(gateway, via).0);
             let mut upstream = gateway.upstream();
@@ -294,7 +311,7 @@ fn messages_for_users_and_apps_are_accounted_for_as_well() {
             drop(slow);
             upstream.until_user_has(1, 0);
         }
-    });
+    }
 }
 
 /// A service that does not read its replies and events is no reason for others to wait.

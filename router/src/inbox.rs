@@ -180,12 +180,15 @@ impl<A: Copy + Eq> Inbox<A> {
         messages.dedup_by_key(|message| message.seq);
         inbox.messages = messages.iter().map(Kept::new).collect();
         let newest = inbox.messages.back().map_or(0, |kept| kept.seq);
-        inbox.next_seq = inbox.next_seq.max(newest + 1);
+        inbox.next_seq = inbox.next_seq.max(newest.saturating_add(1));
         inbox.unnamed_sent = newest;
         let mut devices: Vec<InboxDevice> =
             devices.into_iter().filter(|known| known.device != UNNAMED).collect();
         devices.sort_by_key(|known| Reverse(known.until));
         devices.truncate(DEVICES_MAX);
+        // What is put in now is new to every device, whatever the clock says.
+        let acked = devices.iter().map(|known| known.acked).max().unwrap_or(0);
+        inbox.next_seq = inbox.next_seq.max(acked.saturating_add(1));
         let known = |InboxDevice { device, acked, until }| Device {
             id: device,
             acked,

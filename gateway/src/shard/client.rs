@@ -18,7 +18,7 @@ use bytes::Bytes;
 use super::core::Core;
 use super::moderation::banned_text;
 use super::upstream::ticket;
-use crate::conn::{Conn, Mark, Membership, Phase, Role};
+use crate::conn::{Conn, Later, Mark, Membership, Phase, Role};
 use crate::filter::{Verdict, What};
 use crate::limits::{
     CLIENT_OUTBOX_BYTES_MAX, HEARTBEAT, MISSED_FRAMES_MAX, ROOMS_PER_CONNECTION_MAX,
@@ -303,18 +303,18 @@ impl Core {
         };
         self.say(id, &first);
         if let Some(earlier) = earlier {
-            self.say_later(id, earlier.frames.into_iter());
+            self.say_later(id, alias, earlier.frames.into_iter());
         }
         match catch_up {
             CatchUp::Live => {}
             CatchUp::Missed(frames) => {
-                self.say_later(id, frames.into_iter().map(|frame| frame.bytes));
+                self.say_later(id, alias, frames.into_iter().map(|frame| frame.bytes));
             }
             CatchUp::Reset { oldest } => {
                 self.say(id, &ServerFrame::Reset { alias, epoch, oldest, head });
             }
         }
-        self.say_later(id, snapshot.into_iter());
+        self.say_later(id, alias, snapshot.into_iter());
         self.emit(EventKind::Join, id, room, CloseReason::PeerClosed);
     }
 
@@ -441,7 +441,7 @@ impl Core {
         if let Some(upstream) = conn.upstream.as_deref_mut() {
             upstream.outstanding -= 1;
         }
-        self.say_later(id, frames.into_iter());
+        self.say_later(id, 0, frames.into_iter());
     }
 
     /// What the word lists leave of what a client says. None: it does not pass.
@@ -552,14 +552,14 @@ impl Core {
 
     /// Tells one client what it has missed, as it reads: frames wait as they are in the history, and
     /// are copied when there is room for them.
-    pub(super) fn say_later(&mut self, id: ConnId, frames: impl Iterator<Item = Bytes>) {
+    fn say_later(&mut self, id: ConnId, alias: u32, frames: impl Iterator<Item = Bytes>) {
         let mut frames = frames.peekable();
         if frames.peek().is_none() {
             return;
         }
         let Some(conn) = self.conns.find(id).filter(|conn| conn.is_heard()) else { return };
         let outbox = conn.outbox.get_or_insert_default();
-        outbox.later.extend(frames);
+        outbox.later.extend(frames.map(|frame| Later { alias, frame }));
         if outbox.later.len() > MISSED_FRAMES_MAX {
             let text = "more missed messages wait than a connection may have: read them first";
             return self.refuse(id, Refusal::new(CloseReason::SlowReader, text));

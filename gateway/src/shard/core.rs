@@ -1,11 +1,12 @@
 //! A shard's state, and which part of it every event and every mail is for.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use ahash::AHashMap;
-use barrage_router::{Frame, HistoryLimits, MergeId, Millis, Room, RoomKey, Seen, ShardIndex};
+use barrage_router::{
+    Frame, HistoryLimits, MergeId, Millis, Room, RoomKey, Seen, ShardIndex, Target,
+};
 use barrage_sys::{ConnId, Event};
 use barrage_wire::server::Code;
 use slab::Slab;
@@ -82,9 +83,8 @@ pub(super) struct HomeRoom {
 pub(super) struct Homes {
     pub rooms: Slab<HomeRoom>,
     pub by_key: AHashMap<RoomKey, u32>,
-    /// Rooms that have something to do at some moment. An entry that is not what its room is armed
-    /// for is stale.
-    pub due: BinaryHeap<Reverse<(Millis, u32)>>,
+    /// Rooms that have something to do at some moment: those that are armed.
+    pub due: BTreeSet<(Millis, u32)>,
     /// Publishes that wait for a message that carries them.
     pub merged: AHashMap<(u32, MergeId), Vec<Waiter>>,
     pub users: Directory,
@@ -127,14 +127,16 @@ pub(super) struct Drain {
     pub since: u32,
     /// Those who were not told yet.
     pub everybody: Vec<ConnId>,
+    /// Its rooms have said what they had kept back, every answer was given, and all shards know.
+    pub said_all: bool,
 }
 
 /// Who gets the sum of a tally.
 pub(super) enum TallyEnd {
     /// Whoever has asked.
     Origin(Origin),
-    /// Another tally, of which it is one part. Remembered for the key of the app's message.
-    Part { of: TallyId, app: u32, head: Head },
+    /// Another tally, of which it is one part. Remembered for the key of the message.
+    Part { of: TallyId, app: u32, target: Target, head: Head },
 }
 
 /// Everything that a shard knows, without the ring.
@@ -162,6 +164,8 @@ pub struct Core {
     pub(super) finishes: Vec<ConnId>,
     pub(super) closes: Vec<ConnId>,
     pub(super) draining: Option<Drain>,
+    /// Shards that drain and have nothing more to say.
+    pub(super) said_all: u16,
     pub(super) metrics: Metrics,
     /// For encoding a frame that is copied at once.
     pub(super) scratch: Vec<u8>,
@@ -174,7 +178,7 @@ impl Core {
         let homes = Homes {
             rooms: Slab::new(),
             by_key: AHashMap::new(),
-            due: BinaryHeap::new(),
+            due: BTreeSet::new(),
             merged: AHashMap::new(),
             users: Directory::new(),
             inboxes: Inboxes::default(),
@@ -202,6 +206,7 @@ impl Core {
             finishes: Vec::new(),
             closes: Vec::new(),
             draining: None,
+            said_all: 0,
             metrics: Metrics::default(),
             scratch: Vec::new(),
             frames: Vec::new(),
@@ -217,12 +222,8 @@ impl Core {
         // What waits may go out sooner, or at once; a room in which nothing waits looks at the rules
         // when something is said.
         let now = self.clock.millis();
-        for (index, place) in &mut self.homes.rooms {
-            if place.room.due().is_some() {
-                place.armed = Some(now);
-                self.homes.due.push(Reverse((now, index as u32)));
-            }
-        }
+        let armed: Vec<u32> = self.homes.due.iter().map(|&(_, index)| index).collect();
+        armed.into_iter().for_each(|index| self.homes.arm_at(index, Some(now)));
     }
 
     /// Milliseconds since 1970.
@@ -263,8 +264,6 @@ impl Core {
                 self.home_user_on(user, who, device, platform);
             }
             Mail::UserOff { user, who, device } => self.home_user_off(user, who, device),
-            Mail::WhichDevice { conn } => self.which_device(conn),
-            Mail::Device { user, who, device } => self.home_device(user, who, device),
             Mail::Acked { user, who, device, seq } => self.home_acked(user, who, device, seq),
             Mail::ToUsers { tally, app, users, target, message } => {
                 self.home_to_users(tally, app, &users, target, &message);
@@ -280,13 +279,14 @@ impl Core {
             Mail::Kick { tally, user, text } => self.home_kick(tally, user, &text),
             Mail::KickConn { conn, reason, text } => self.kick_conn(conn, reason, text),
             Mail::Order { tally, order } => self.home_order(tally, *order),
-            Mail::Apply { tally, order } => self.apply_order(tally, *order),
+            Mail::Apply { tally, order } => self.apply_order(tally, &order),
             Mail::History { who, request, key, ask, by_upstream } => {
                 self.home_history(who, request, key, ask, by_upstream);
             }
             Mail::Page { conn, frames } => self.page(conn, frames),
             Mail::Demand { shard, demand } => self.demanded(shard, demand),
             Mail::Share { demand } => self.shared(demand),
+            Mail::SaidAll => self.said_all += 1,
             Mail::Subscribe(subscriber) => self.subscribers.insert(*subscriber),
             Mail::Unsubscribe(at) => self.subscribers.remove(at),
             Mail::Event { conn, frame } => self.event_to_upstream(conn, &frame),
@@ -342,7 +342,7 @@ impl Core {
     pub(super) fn sleep_us(&self) -> u64 {
         let tick = TICK_US - self.clock.us % TICK_US;
         let rested = self.local.resting.iter().map(|&(at, _)| at);
-        let room = self.homes.due.peek().map(|&Reverse((due, _))| due);
+        let room = self.homes.due.first().map(|&(due, _)| due);
         let homes = room.into_iter().chain(self.inboxes_due()).map(|due| due.0 * 1000);
         let next = rested.chain(homes).map(|at| at.saturating_sub(self.clock.us)).min();
         next.map_or(tick, |next| next.clamp(1, tick))

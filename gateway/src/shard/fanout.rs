@@ -53,6 +53,8 @@ impl Core {
         if let Some(&index) = self.local.by_app.get(&app) {
             let room = &self.local.rooms[index as usize];
             count = room.len() as u64;
+            let bytes = count * direct.frame.len() as u64;
+            self.guards.egress.spend(self.clock.millis(), direct.class, true, bytes);
             let frame = Frame {
                 seq: room.log.head() + 1,
                 class: direct.class,

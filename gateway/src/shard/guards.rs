@@ -25,8 +25,8 @@ pub(super) struct Guards {
     pub users: QuotaTable<UserKey>,
     apps: AHashMap<AppId, AppUse>,
     pub egress: Egress,
-    /// Bytes that were asked for in this tick, sent or not.
-    egress_asked: u64,
+    /// Bytes, sent or not.
+    egress_asked: Asked,
     divider: Divider,
 }
 
@@ -36,7 +36,25 @@ struct AppUse {
     bucket: Bucket,
     /// What this shard may use, once it was told.
     share: Option<u32>,
-    asked: u64,
+    asked: Asked,
+}
+
+/// How much is asked for.
+#[derive(Default)]
+struct Asked {
+    in_tick: u64,
+    per_second: u64,
+}
+
+impl Asked {
+    /// A tick is over: what is asked for in a second, as it is now. It rises at once and falls
+    /// slowly, to a quarter in a second: a tick that comes late is followed by one in which nothing
+    /// was asked.
+    fn turn(&mut self) -> u64 {
+        let now = std::mem::take(&mut self.in_tick).saturating_mul(TICKS_PER_SECOND);
+        self.per_second = now.max(self.per_second - self.per_second.div_ceil(8));
+        self.per_second
+    }
 }
 
 /// What shards would use, at the shard that divides.
@@ -54,7 +72,7 @@ impl Guards {
             users: QuotaTable::new(QUOTA_USERS_MAX),
             apps: AHashMap::new(),
             egress: Egress::new(),
-            egress_asked: 0,
+            egress_asked: Asked::default(),
             divider: Divider::default(),
         }
     }
@@ -71,7 +89,7 @@ impl Guards {
             return Ok(());
         }
         let place = self.apps.entry(app).or_default();
-        place.asked += 1;
+        place.asked.in_tick += 1;
         place.bucket.check(place.rate(quota, shards), now)
     }
 
@@ -85,7 +103,7 @@ impl Guards {
 
     /// So many bytes would be sent.
     pub fn ask_egress(&mut self, bytes: u64) {
-        self.egress_asked += bytes;
+        self.egress_asked.in_tick = self.egress_asked.in_tick.saturating_add(bytes);
     }
 }
 
@@ -104,7 +122,11 @@ impl Core {
         let shards = u64::from(self.post.shards());
         let share = if budget == 0 { 0 } else { (budget / shards).max(1) };
         self.guards.egress.set(self.clock.millis(), share);
-        self.guards.apps.clear();
+        if self.config.rules.policy.quotas.app.is_unlimited() {
+            self.guards.apps.clear();
+        }
+        // What was used stays used: a policy that is read again is not another burst.
+        self.guards.apps.values_mut().for_each(|place| place.share = None);
     }
 
     /// Says what this shard would use, and divides what all say if that is its part.
@@ -117,18 +139,20 @@ impl Core {
             self.guards.apps.retain(|_, place| !place.bucket.is_full(now));
             return;
         }
-        let asked = std::mem::take(&mut self.guards.egress_asked);
+        let asked = self.guards.egress_asked.turn();
         if egress > 0 {
-            let demand = Demand::Egress(asked.saturating_mul(TICKS_PER_SECOND));
+            let demand = Demand::Egress(asked);
             self.post.send(DIVIDER, Mail::Demand { shard, demand });
         }
         if !quota.is_unlimited() {
-            for (app, place) in &mut self.guards.apps {
-                let per_second = std::mem::take(&mut place.asked) * TICKS_PER_SECOND;
+            let post = &mut self.post;
+            self.guards.apps.retain(|app, place| {
+                let per_second = place.asked.turn();
                 let demand = Demand::App { app: app.0, per_second };
-                self.post.send(DIVIDER, Mail::Demand { shard, demand });
-            }
-            self.guards.apps.retain(|_, place| place.share.is_some() || !place.bucket.is_full(now));
+                post.send(DIVIDER, Mail::Demand { shard, demand });
+                // Who has been silent is forgotten, and has said that nothing is wanted.
+                per_second > 0 || !place.bucket.is_full(now)
+            });
         }
         if shard == DIVIDER {
             self.divide_demands();
@@ -174,7 +198,10 @@ impl Core {
     }
 
     pub(super) fn shared(&mut self, demand: Demand) {
+        let budget = self.config.rules.policy.egress_bytes_per_second;
         match demand {
+            // Of a budget that is gone: there is no limit any more.
+            Demand::Egress(_) if budget == 0 => {}
             Demand::Egress(share) => self.guards.egress.set(self.clock.millis(), share.max(1)),
             Demand::App { app, per_second } => {
                 if let Some(place) = self.guards.apps.get_mut(&AppId(app)) {
@@ -182,5 +209,27 @@ impl Core {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_rises_at_once_and_falls_slowly_to_nothing() {
+        let mut asked = Asked::default();
+        let mut check = |in_tick, per_second| {
+            asked.in_tick += in_tick;
+            assert_eq!(asked.turn(), per_second, "after {in_tick}");
+        };
+        check(0, 0);
+        check(64, 640);
+        check(0, 560);
+        check(10, 490);
+        check(100, 1000);
+        let last = |asked: &mut Asked, ticks| (0..ticks).map(|_| asked.turn()).last();
+        assert_eq!(last(&mut asked, 10), Some(261));
+        assert_eq!(last(&mut asked, 50), Some(0));
     }
 }

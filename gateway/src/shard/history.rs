@@ -1,22 +1,26 @@
 //! What a shard does with the durable history: what its rooms say goes in, what somebody has missed
 //! or wants to see again comes out, and answers wait until what they promise is true.
 
+use std::collections::VecDeque;
+
 use ahash::AHashMap;
 use barrage_router::{
     Cursor, Frame, InboxDevice, InboxMessage, Keep, Order, Room, RoomKey, Target, UserKey,
 };
 use barrage_store::{Client, Done, From, Load, Page, Position, Record, State};
-use barrage_wire::server::{CLASSES, Code};
-use barrage_wire::{FRAME_HEADER_BYTES, ServerFrame};
-use bytes::{Bytes, BytesMut};
+use barrage_wire::limits::HISTORY_PAGE_MAX;
+use barrage_wire::server::Code;
+use bytes::Bytes;
 use slab::Slab;
 
 use super::core::Core;
+use super::missed::{Before, Resume, Resumes, Turn, earlier};
 use super::publish::Waiter;
 use crate::limits::{
-    HISTORY_QUEUE_RESERVE, PAGE_BYTES_MAX, RESUME_BYTES_MAX, RESUME_FRAMES_MAX, ROOMS_KNOWN_MAX,
+    HISTORY_QUEUE_RESERVE, PAGE_BYTES_MAX, PAGES_AT_ONCE_MAX, PAGES_WAITING_MAX, RESUME_BYTES_MAX,
+    RESUME_FRAMES_MAX, ROOMS_KNOWN_MAX,
 };
-use crate::mail::{ConnRef, Earlier, HistoryAsk, Mail, TallyId};
+use crate::mail::{ConnRef, HistoryAsk, Mail, Origin, TallyId};
 use crate::note::{DeviceNote, MessageNote};
 use crate::past;
 
@@ -32,9 +36,16 @@ pub struct History {
     failing: bool,
     /// Rooms that were said something in and are not in memory: where they go on.
     known: AHashMap<RoomKey, Position>,
+    /// Where rooms were when the gateway was last ended, though not in order: their present epochs
+    /// are others.
+    broken_off: AHashMap<RoomKey, Position>,
     storing: Slab<Storing>,
-    /// Pages that were asked for. None: nobody waits for it any more.
-    loading: Slab<Option<Loading>>,
+    /// Pages that were asked for.
+    loading: Slab<Loading>,
+    resumes: Resumes,
+    /// Pages whose turn comes, and how many the disk is asked for.
+    pages_waiting: VecDeque<(Load, PageAsk)>,
+    pages_loading: usize,
 }
 
 /// Answers that wait for the disk.
@@ -47,33 +58,38 @@ enum Storing {
 
 enum Loading {
     Resume(Resume),
-    Page { who: ConnRef, request: u32, key: RoomKey, by_upstream: bool },
+    Page(PageAsk),
 }
 
-/// Somebody who comes back and has missed more than the room remembers.
-pub(super) struct Resume {
+/// Somebody who wants to see what was said.
+#[derive(Clone, Copy)]
+struct PageAsk {
     who: ConnRef,
     request: u32,
-    key: RoomKey,
-    cursor: Cursor,
-    /// What the disk has given so far, and how far that goes.
-    frames: Vec<Record>,
-    at: Position,
-    rounds: u8,
-}
-
-impl Resume {
-    pub fn new(who: ConnRef, request: u32, key: RoomKey, cursor: Cursor) -> Self {
-        let at = Position { epoch: cursor.epoch, seq: cursor.seq };
-        Self { who, request, key, cursor, frames: Vec::new(), at, rounds: 0 }
-    }
+    by_upstream: bool,
+    /// Messages wanted.
+    count: usize,
+    /// Where the room was when it was asked for: pages lead at least up to there.
+    head: Option<Position>,
 }
 
 impl History {
-    /// With the rooms that go on where they were when the gateway was last told to end.
-    pub fn new(client: Client, known: impl IntoIterator<Item = (RoomKey, Position)>) -> Self {
-        let known = known.into_iter().collect();
-        Self { client, failing: false, known, storing: Slab::new(), loading: Slab::new() }
+    /// With the rooms as they were when the gateway ended: if that was in order, they go on there.
+    pub fn new(client: Client, rooms: Vec<(RoomKey, Position)>, in_order: bool) -> Self {
+        let rooms = rooms.into_iter().collect();
+        let (known, broken_off) =
+            if in_order { (rooms, AHashMap::new()) } else { (AHashMap::new(), rooms) };
+        Self {
+            client,
+            failing: false,
+            known,
+            broken_off,
+            storing: Slab::new(),
+            loading: Slab::new(),
+            resumes: Resumes::default(),
+            pages_waiting: VecDeque::new(),
+            pages_loading: 0,
+        }
     }
 }
 
@@ -102,7 +118,7 @@ impl Core {
         let mut inboxes: AHashMap<UserKey, (Vec<InboxMessage>, Vec<InboxDevice>)> = AHashMap::new();
         for (user, seq, note) in restored.messages {
             if note.idempotency_key != 0 {
-                let target = Target::User(user.user.0);
+                let target = if note.of_list { Target::Users } else { Target::User(user.user.0) };
                 self.homes.seen.remember(user.app, target, note.idempotency_key, Code::Ok, 0);
             }
             inboxes.entry(user).or_default().0.push(note.message(seq, unix_ms));
@@ -256,30 +272,53 @@ impl Core {
         }
     }
 
-    /// Asks the disk for what somebody has missed.
-    pub(super) fn load_missed(&mut self, resume: Resume) {
+    /// Somebody comes back and has missed more than its room remembers.
+    pub(super) fn resume(&mut self, resume: Resume) {
         let Some(history) = &mut self.history else { return };
+        let (who, request) = (resume.who, resume.request);
+        match history.resumes.begin(resume) {
+            Turn::Now(resume) => self.load_missed(resume),
+            Turn::Waits => {}
+            Turn::Twice => {
+                let origin = Origin { at: who, request, silent: false };
+                self.answer(origin, Code::AlreadyMember, 0);
+            }
+            Turn::Full => self.refuse_join(who, request),
+        }
+    }
+
+    /// Asks the disk for what somebody has missed.
+    fn load_missed(&mut self, resume: Resume) {
+        let Some(history) = &mut self.history else { return };
+        let bytes: usize = resume.frames.iter().map(|record| record.frame.len()).sum();
         let load = Load {
             room: resume.key,
             from: From::After(resume.at),
             frames_max: RESUME_FRAMES_MAX.saturating_sub(resume.frames.len()),
-            bytes_max: RESUME_BYTES_MAX,
+            bytes_max: RESUME_BYTES_MAX.saturating_sub(bytes),
         };
-        let (who, request) = (resume.who, resume.request);
-        let token = history.loading.insert(Some(Loading::Resume(resume)));
+        let (who, request, key) = (resume.who, resume.request, resume.key);
+        let token = history.loading.insert(Loading::Resume(resume));
         if history.client.load(LOAD | token as u64, load).is_err() {
             history.loading.remove(token);
             self.refuse_join(who, request);
+            self.end_resume(who, key);
+        }
+    }
+
+    /// Somebody was answered; the next one's turn has come.
+    fn end_resume(&mut self, who: ConnRef, key: RoomKey) {
+        let Some(history) = &mut self.history else { return };
+        if let Some(next) = history.resumes.end(who, key) {
+            self.load_missed(next);
         }
     }
 
     /// Somebody leaves a room before the JOIN has come back from the disk.
     pub(super) fn abandon_resume(&mut self, who: ConnRef, key: RoomKey) {
-        let Some(history) = &mut self.history else { return };
-        let waits = |loading: &Option<Loading>| matches!(loading, Some(Loading::Resume(it)) if it.who == who && it.key == key);
-        let found = history.loading.iter_mut().find(|(_, loading)| waits(loading));
-        if let Some(Loading::Resume(resume)) = found.and_then(|(_, loading)| loading.take()) {
-            let origin = crate::mail::Origin { at: who, request: resume.request, silent: false };
+        let history = self.history.as_mut();
+        if let Some(request) = history.and_then(|history| history.resumes.abandon(who, key)) {
+            let origin = Origin { at: who, request, silent: false };
             self.answer(origin, Code::NotMember, 0);
         }
     }
@@ -291,10 +330,10 @@ impl Core {
         }
         let Some(history) = &mut self.history else { return };
         match history.loading.remove((token & !LOAD) as usize) {
-            None => {}
-            Some(Loading::Resume(resume)) => self.finish_from_memory(resume),
-            Some(Loading::Page { who, request, by_upstream, .. }) => {
+            Loading::Resume(resume) => self.finish_from_memory(resume, Before::Nothing),
+            Loading::Page(PageAsk { who, request, by_upstream, .. }) => {
                 self.refuse_page(who, request, by_upstream, Code::Unstored);
+                self.end_page();
             }
         }
     }
@@ -302,45 +341,58 @@ impl Core {
     fn loaded(&mut self, token: u64, page: Page) {
         let Some(history) = &mut self.history else { return };
         match history.loading.remove((token & !LOAD) as usize) {
-            None => {}
-            Some(Loading::Resume(resume)) => self.resumed(resume, page),
-            Some(Loading::Page { who, request, key, by_upstream }) => {
-                self.send_page(who, request, key, by_upstream, &page);
+            Loading::Resume(resume) => self.resumed(resume, page),
+            Loading::Page(ask) => {
+                self.send_page(ask, page);
+                self.end_page();
             }
         }
     }
 
     /// The disk has what somebody has missed, or not all of it.
     fn resumed(&mut self, mut resume: Resume, page: Page) {
-        let exact = page.known && page.floor <= resume.at && !page.more;
-        let Some(index) = self.home_room(resume.key).filter(|_| exact) else {
-            return self.finish_from_memory(resume);
+        let Some(index) = self.home_room(resume.key) else {
+            return self.finish_from_memory(resume, Before::Nothing);
         };
+        let room = &self.homes.rooms[index as usize].room;
+        let epoch = room.epoch();
+        let gone = Before::Gone { oldest: oldest(&page, epoch) };
+        if !page.known || page.floor > resume.at || page.more {
+            return self.finish_from_memory(resume, gone);
+        }
         resume.frames.extend(page.records);
         if let Some(last) = resume.frames.last() {
             resume.at = last.at;
         }
-        let room = &self.homes.rooms[index as usize].room;
-        let epoch = room.epoch();
         let seq = if resume.at.epoch == epoch { resume.at.seq } else { 0 };
         let cursor = Cursor { epoch, seq };
         resume.rounds += 1;
         if room.knows(cursor) {
-            let earlier = Box::new(earlier(room, &resume));
+            let broken_off = self.history.as_ref().and_then(|it| it.broken_off.get(&resume.key));
+            let earlier = Box::new(earlier(room, &resume, broken_off));
             self.metrics.resumed_from_disk_total += 1;
-            let Resume { who, request, key, .. } = resume;
-            self.finish_join(who, request, key, Some(cursor), Some(earlier));
+            self.finish_resume(resume, cursor, Before::Earlier(earlier));
         } else if resume.rounds < RESUME_ROUNDS_MAX && resume.frames.len() < RESUME_FRAMES_MAX {
             self.load_missed(resume);
         } else {
-            self.finish_from_memory(resume);
+            self.finish_from_memory(resume, gone);
         }
     }
 
     /// The disk does not have it all: the member is told where the room is.
-    fn finish_from_memory(&mut self, resume: Resume) {
-        let Resume { who, request, key, cursor, .. } = resume;
-        self.finish_join(who, request, key, Some(cursor), None);
+    fn finish_from_memory(&mut self, resume: Resume, before: Before) {
+        let cursor = resume.cursor;
+        self.finish_resume(resume, cursor, before);
+    }
+
+    fn finish_resume(&mut self, resume: Resume, cursor: Cursor, before: Before) {
+        let history = self.history.as_ref();
+        let is_open = history.is_some_and(|history| history.resumes.is_open(&resume));
+        let Resume { who, request, key, .. } = resume;
+        if is_open {
+            self.finish_join(who, request, key, Some(cursor), before);
+        }
+        self.end_resume(who, key);
     }
 
     /// Somebody wants to see what was said.
@@ -352,25 +404,52 @@ impl Core {
         ask: HistoryAsk,
         by_upstream: bool,
     ) {
-        let refused = if self.history.is_none() { Code::Unstored } else { Code::Overloaded };
-        let loading = Loading::Page { who, request, key, by_upstream };
-        let asked = self.history.as_mut().is_some_and(|history| {
-            let from = match ask.epoch {
-                0 => From::Since(ask.since_ms),
-                epoch => From::After(Position { epoch, seq: ask.from.saturating_sub(1) }),
-            };
-            let frames_max = usize::from(ask.count);
-            let token = history.loading.insert(Some(loading));
-            let load = Load { room: key, from, frames_max, bytes_max: PAGE_BYTES_MAX };
-            let asked = history.client.load(LOAD | token as u64, load).is_ok();
-            if !asked {
-                history.loading.remove(token);
-            }
-            asked
-        });
-        if !asked {
-            self.refuse_page(who, request, by_upstream, refused);
+        if self.history.is_none() {
+            return self.refuse_page(who, request, by_upstream, Code::Unstored);
         }
+        let count = usize::from(ask.count).min(HISTORY_PAGE_MAX);
+        let head = self.home_room(key).map(|index| {
+            let room = &self.homes.rooms[index as usize].room;
+            Position { epoch: room.epoch(), seq: room.head() }
+        });
+        let from = match ask.epoch {
+            0 => From::Since(ask.since_ms),
+            epoch => From::After(Position { epoch, seq: ask.from.saturating_sub(1) }),
+        };
+        // Whoever wants none is told where it would begin.
+        let frames_max = count.max(1);
+        let load = Load { room: key, from, frames_max, bytes_max: PAGE_BYTES_MAX };
+        let ask = PageAsk { who, request, by_upstream, count, head };
+        let Some(history) = &mut self.history else { return };
+        if history.pages_waiting.len() >= PAGES_WAITING_MAX {
+            return self.refuse_page(who, request, by_upstream, Code::Overloaded);
+        }
+        history.pages_waiting.push_back((load, ask));
+        self.load_pages();
+    }
+
+    /// Asks the disk for pages, not for too many at once: each may be a megabyte.
+    fn load_pages(&mut self) {
+        while let Some(history) = &mut self.history
+            && history.pages_loading < PAGES_AT_ONCE_MAX
+            && let Some((load, ask)) = history.pages_waiting.pop_front()
+        {
+            let token = history.loading.insert(Loading::Page(ask));
+            if history.client.load(LOAD | token as u64, load).is_ok() {
+                history.pages_loading += 1;
+            } else {
+                history.loading.remove(token);
+                self.refuse_page(ask.who, ask.request, ask.by_upstream, Code::Overloaded);
+            }
+        }
+    }
+
+    /// A page has come, or cannot.
+    fn end_page(&mut self) {
+        if let Some(history) = &mut self.history {
+            history.pages_loading -= 1;
+        }
+        self.load_pages();
     }
 
     fn refuse_page(&mut self, who: ConnRef, request: u32, by_upstream: bool, code: Code) {
@@ -379,23 +458,19 @@ impl Core {
         self.post.send(who.shard, Mail::Page { conn: who.conn, frames });
     }
 
-    fn send_page(
-        &mut self,
-        who: ConnRef,
-        request: u32,
-        key: RoomKey,
-        by_upstream: bool,
-        page: &Page,
-    ) {
-        let room = self.home_room(key).map(|index| &self.homes.rooms[index as usize].room);
-        let epoch = room.map_or(page.end.epoch, Room::epoch);
-        let next = page.records.last().filter(|_| page.more).map(|last| last.at);
+    fn send_page(&mut self, ask: PageAsk, mut page: Page) {
+        let PageAsk { who, request, by_upstream, count, head } = ask;
+        let Position { epoch, seq: head } = head.unwrap_or(page.end);
+        let cut = page.records.get(count).map(|record| record.at);
+        page.records.truncate(count);
+        let behind = |at: Position| Position { epoch: at.epoch, seq: at.seq + 1 };
+        let more = page.records.last().filter(|_| page.more).map(|last| behind(last.at));
         let end = past::End {
             code: Code::Ok,
             epoch,
-            oldest: if page.floor.epoch == epoch { page.floor.seq.max(1) } else { 1 },
-            head: room.map_or(page.end.seq, Room::head),
-            next: next.map(|at| Position { epoch: at.epoch, seq: at.seq + 1 }),
+            oldest: oldest(&page, epoch),
+            head,
+            next: cut.or(more),
         };
         let said = page.records.iter().filter_map(|it| past::encode(request, it, by_upstream));
         let mut frames: Vec<Bytes> = said.collect();
@@ -404,73 +479,7 @@ impl Core {
     }
 }
 
-/// What somebody has missed before what the room remembers, as frames.
-fn earlier(room: &Room, resume: &Resume) -> Earlier {
-    let alias = room.alias().0;
-    let mut frames = Vec::new();
-    let mut epoch = resume.cursor.epoch;
-    let begin = |epoch, frames: &mut Vec<Bytes>| {
-        let reset = ServerFrame::Reset { alias, epoch, oldest: 1, head: 0 };
-        frames.push(Bytes::from(reset.to_vec()));
-    };
-    let mut gone = Gone::default();
-    for record in &resume.frames {
-        if record.at.epoch != epoch {
-            gone.declare(alias, &mut frames);
-            epoch = record.at.epoch;
-            begin(epoch, &mut frames);
-        }
-        if record.frame.is_empty() {
-            gone.add(record);
-        } else {
-            gone.declare(alias, &mut frames);
-            frames.push(under_alias(&record.frame, alias));
-        }
-    }
-    gone.declare(alias, &mut frames);
-    let of_cursor = resume.frames.iter().rev().find(|it| it.at.epoch == resume.cursor.epoch);
-    let head = of_cursor.map_or(resume.cursor.seq, |last| last.at.seq);
-    if epoch != room.epoch() {
-        begin(room.epoch(), &mut frames);
-    }
-    let same = resume.cursor.epoch == room.epoch();
-    let head = if same { room.head() } else { head };
-    Earlier { epoch: resume.cursor.epoch, head, frames }
-}
-
-/// Messages in a row that were not kept.
-#[derive(Default)]
-struct Gone {
-    first: u64,
-    last: u64,
-    counts: [u32; CLASSES],
-}
-
-impl Gone {
-    fn add(&mut self, record: &Record) {
-        if self.counts == [0; CLASSES] {
-            self.first = record.at.seq;
-        }
-        self.last = record.at.seq;
-        self.counts[record.class.index()] += 1;
-    }
-
-    fn declare(&mut self, alias: u32, frames: &mut Vec<Bytes>) {
-        let Self { first, last, counts } = std::mem::take(self);
-        if counts != [0; CLASSES] {
-            let shed = ServerFrame::Shed { alias, first, last, counts };
-            frames.push(Bytes::from(shed.to_vec()));
-        }
-    }
-}
-
-/// The frame under the room's present name: it may have had another one when it was said.
-fn under_alias(frame: &Bytes, alias: u32) -> Bytes {
-    let (at, alias) = (FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + 4, alias.to_le_bytes());
-    if frame.get(at.clone()).is_none_or(|bytes| *bytes == alias) {
-        return frame.clone();
-    }
-    let mut renamed = BytesMut::from(&frame[..]);
-    renamed[at].copy_from_slice(&alias);
-    renamed.freeze()
+/// The first number of the room's epoch from which on the disk has everything.
+fn oldest(page: &Page, epoch: u64) -> u64 {
+    if page.floor.epoch == epoch { page.floor.seq + 1 } else { 1 }
 }

@@ -3,14 +3,14 @@
 use std::num::NonZeroU16;
 
 use barrage_router::{
-    Alias, AppId, Cursor, Room, RoomId, RoomKey, ShardIndex, Target, home_of_room,
+    Alias, AppId, CatchUp, Cursor, Room, RoomId, RoomKey, ShardIndex, Target, home_of_room,
 };
 use barrage_wire::server::Code;
 
 use super::core::{Core, HomeRoom, Tally, TallyEnd};
-use super::history::Resume;
+use super::missed::{Before, Resume};
 use crate::limits::{ALIAS_ROOM_BITS, ROOMS_PER_HOME_MAX};
-use crate::mail::{ConnRef, Direct, Earlier, Head, Mail, Origin, TallyId};
+use crate::mail::{ConnRef, Direct, Head, Mail, Origin, TallyId};
 
 /// Ticks in which every room is looked at for idleness once.
 const SWEEP_TICKS: usize = 600;
@@ -57,8 +57,8 @@ impl Core {
         };
         let known = cursor.is_none_or(|cursor| self.homes.rooms[index as usize].room.knows(cursor));
         match cursor.filter(|_| !known && self.history.is_some()) {
-            Some(cursor) => self.load_missed(Resume::new(who, request, key, cursor)),
-            None => self.finish_join(who, request, key, cursor, None),
+            Some(cursor) => self.resume(Resume::new(who, request, key, cursor)),
+            None => self.finish_join(who, request, key, cursor, Before::Nothing),
         }
     }
 
@@ -76,13 +76,23 @@ impl Core {
         request: u32,
         key: RoomKey,
         cursor: Option<Cursor>,
-        earlier: Option<Box<Earlier>>,
+        before: Before,
     ) {
         let Some(index) = self.home_room(key) else {
             return self.refuse_join(who, request);
         };
         let (now, room) = (self.clock.millis(), &mut self.homes.rooms[index as usize].room);
-        let joined = Box::new(room.join(now, &self.config.rules.policy, who.shard, cursor));
+        let mut joined = Box::new(room.join(now, &self.config.rules.policy, who.shard, cursor));
+        let earlier = match before {
+            Before::Nothing => None,
+            Before::Earlier(earlier) => Some(earlier),
+            Before::Gone { oldest: kept } => {
+                if let CatchUp::Reset { oldest } = &mut joined.catch_up {
+                    *oldest = kept;
+                }
+                None
+            }
+        };
         // In the same queue as the frames: those after `joined.head` come behind it.
         self.post.send(who.shard, Mail::Joined { conn: who.conn, request, key, joined, earlier });
         self.arm(index);
@@ -111,6 +121,7 @@ impl Core {
             self.homes.sweep = (self.homes.sweep + 1) % capacity;
             let index = self.homes.sweep;
             if self.homes.rooms.get(index).is_some_and(|place| place.room.is_idle(now)) {
+                self.homes.arm_at(index as u32, None);
                 let room = self.homes.rooms.remove(index).room;
                 self.homes.by_key.remove(&room.key());
                 self.keep_known(&room);
@@ -133,7 +144,7 @@ impl Core {
             return self.post.send(tally.shard, Mail::Tallied { tally, code, count, parts: 1 });
         }
         // Summed up here, where the key is remembered with the sum.
-        let to = TallyEnd::Part { of: tally, app, head: *head };
+        let to = TallyEnd::Part { of: tally, app, target: Target::App, head: *head };
         let tally = self.open_tally(to, u32::from(self.post.shards()));
         self.remember(AppId(app), Target::App, head, Code::Ok, 0);
         self.tell_all(|| Mail::ToAppHere { tally, app, direct: direct.clone() });
@@ -190,15 +201,13 @@ impl Core {
         TallyId { shard: self.me(), index: self.tallies.insert(tally) as u32 }
     }
 
-    /// So many parts have answered. The best code counts: one connection reached is a success.
+    /// So many parts have answered.
     pub(super) fn tallied(&mut self, id: TallyId, code: Code, count: u64, parts: u32) {
         let tally = self.tallies.get_mut(id.index as usize);
         let tally = tally.expect("a tally waits for all its parts");
         tally.count += count;
         tally.parts_left -= parts;
-        // What is promised of all of them holds for none when the disk has failed one.
-        let unstored = tally.code == Code::Unstored;
-        if !unstored && (tally.code == Code::Offline || matches!(code, Code::Ok | Code::Unstored)) {
+        if weight(code) > weight(tally.code) {
             tally.code = code;
         }
         if tally.parts_left == 0 {
@@ -206,12 +215,32 @@ impl Core {
             let (code, count) = (tally.code, tally.count);
             match tally.to {
                 TallyEnd::Origin(origin) => self.published(origin, code, count),
-                TallyEnd::Part { of, app, head } => {
-                    self.remember(AppId(app), Target::App, &head, code, count);
+                TallyEnd::Part { of, app, target, head } if code == Code::Unstored => {
+                    // It is to be published again: a repeat must not be told that it was done.
+                    self.homes.seen.forget(AppId(app), target, head.idempotency_key);
+                    let tallied = Mail::Tallied { tally: of, code, count, parts: 1 };
+                    self.post.send(of.shard, tallied);
+                }
+                TallyEnd::Part { of, app, target, head } => {
+                    self.remember(AppId(app), target, &head, code, count);
                     let tallied = Mail::Tallied { tally: of, code, count, parts: 1 };
                     self.post.send(of.shard, tallied);
                 }
             }
         }
+    }
+}
+
+/// Which of several parts' codes is told: one user reached is a success, but whoever asked has to know
+/// of a part that was refused, and may ask again with the same key.
+fn weight(code: Code) -> u8 {
+    match code {
+        Code::Offline => 0,
+        Code::Kept => 1,
+        Code::Duplicate => 2,
+        Code::Ok => 3,
+        Code::Overloaded => 5,
+        Code::Unstored => 6,
+        _ => 4,
     }
 }

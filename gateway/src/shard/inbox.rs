@@ -1,22 +1,20 @@
 //! What a shard does as the home of users: who is connected where, and what waits in their inboxes.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeSet;
 
 use ahash::AHashMap;
 use barrage_router::{
-    AppId, Gone, Inbox, InboxDevice, InboxMessage, InboxOutput, InboxPush, Millis, Target, UserId,
-    UserKey, home_of_user,
+    AppId, Gone, Inbox, InboxDevice, InboxMessage, InboxOutput, InboxPush, InboxRules, Millis,
+    Target, UserId, UserKey,
 };
-use barrage_sys::ConnId;
 use barrage_wire::ServerFrame;
 use barrage_wire::client::Platform;
 use barrage_wire::codec::Tail;
 use barrage_wire::server::{CloseReason, Code};
 use bytes::Bytes;
 
-use super::core::Core;
-use crate::limits::INBOXES_MAX;
+use super::core::{Core, TallyEnd};
+use crate::limits::{INBOX_MESSAGE_BYTES, INBOXES_BYTES_MAX, INBOXES_DUE_MAX, INBOXES_MAX};
 use crate::mail::{ConnRef, Direct, Mail, TallyId, ToUser};
 use crate::note::{DeviceNote, MessageNote, NOTE_DEVICE, NOTE_MESSAGE};
 
@@ -24,16 +22,21 @@ use crate::note::{DeviceNote, MessageNote, NOTE_DEVICE, NOTE_MESSAGE};
 #[derive(Default)]
 pub(super) struct Inboxes {
     by_user: AHashMap<UserKey, Place>,
-    /// Inboxes that have something to do at some moment. An entry that is not what its inbox is
-    /// armed for is stale.
-    due: BinaryHeap<Reverse<(Millis, UserKey)>>,
+    /// Inboxes that have something to do at some moment: one entry for each that is armed.
+    due: BTreeSet<(Millis, UserKey)>,
+    /// What all of them take in memory.
+    bytes: usize,
     outputs: Vec<InboxOutput<ConnRef>>,
 }
 
 struct Place {
     inbox: Inbox<ConnRef>,
+    /// Where it stands in what is due.
     armed: Option<Millis>,
 }
+
+/// An inbox, beside what it holds.
+const PLACE_BYTES: usize = size_of::<(UserKey, Place)>();
 
 /// Makes a number that no inbox of this user has used before.
 const SEQS_PER_MS_BITS: u32 = 10;
@@ -42,6 +45,45 @@ impl Inboxes {
     /// How many there are.
     pub fn len(&self) -> usize {
         self.by_user.len()
+    }
+
+    /// Whether a message of so many bytes can be kept for all of these users.
+    fn can_keep(
+        &self,
+        payload_bytes: usize,
+        users: impl ExactSizeIterator<Item = UserKey>,
+    ) -> bool {
+        let messages_bytes = users.len() * (payload_bytes + INBOX_MESSAGE_BYTES);
+        let made = users.filter(|user| !self.by_user.contains_key(user)).count();
+        self.by_user.len() + made <= INBOXES_MAX
+            && self.bytes + messages_bytes + made * PLACE_BYTES <= INBOXES_BYTES_MAX
+    }
+
+    fn insert(&mut self, user: UserKey, inbox: Inbox<ConnRef>) {
+        self.bytes += PLACE_BYTES + inbox.memory_bytes();
+        let before = self.by_user.insert(user, Place { inbox, armed: None });
+        assert!(before.is_none(), "a user has one inbox");
+    }
+
+    /// Something was done with an inbox that took `before` bytes: files it under what it has to do
+    /// next, or forgets it.
+    fn settle(&mut self, user: UserKey, before: usize) {
+        let Some(place) = self.by_user.get_mut(&user) else { return };
+        let after = place.inbox.memory_bytes();
+        self.bytes = self.bytes + after - before;
+        let is_idle = place.inbox.is_idle();
+        let due = if is_idle { None } else { place.inbox.due() };
+        if due != place.armed {
+            if let Some(armed) = place.armed {
+                self.due.remove(&(armed, user));
+            }
+            self.due.extend(due.map(|due| (due, user)));
+            place.armed = due;
+        }
+        if is_idle {
+            self.by_user.remove(&user);
+            self.bytes -= PLACE_BYTES + after;
+        }
     }
 }
 
@@ -60,7 +102,7 @@ impl Core {
             self.post.send(who.shard, Mail::KickConn { conn: who.conn, reason, text });
         }
         self.replace_devices(user, platform);
-        self.homes.users.insert(user, who, platform);
+        self.homes.users.insert(user, who, device, platform);
         self.with_inbox(user, |inbox, now, rules, out| {
             inbox.device_on(now, rules, device, who, out);
         });
@@ -70,22 +112,6 @@ impl Core {
         self.homes.users.remove(user, who);
         self.with_inbox(user, |inbox, now, rules, out| {
             inbox.device_off(now, rules, device, who, out);
-        });
-    }
-
-    /// The user's home has something for this connection's device, and does not know which it is.
-    pub(super) fn which_device(&mut self, id: ConnId) {
-        let who = self.here(id);
-        let Some(conn) = self.conns.find(id).filter(|conn| conn.is_open()) else { return };
-        let user = UserKey { app: AppId(conn.app), user: UserId(conn.user) };
-        let device = conn.device;
-        let home = home_of_user(user, self.shards());
-        self.post.send(home, Mail::Device { user, who, device });
-    }
-
-    pub(super) fn home_device(&mut self, user: UserKey, who: ConnRef, device: u64) {
-        self.with_inbox(user, |inbox, now, rules, out| {
-            inbox.device_on(now, rules, device, who, out);
         });
     }
 
@@ -121,35 +147,32 @@ impl Core {
             never_drop: head.never_drop,
             frame: if keeps { Bytes::new() } else { Bytes::from(frame.to_vec()) },
         };
-        let (mut reached, mut kept) = (0, false);
+        // Until it is stored, a repeat is told to come again: nothing may say that it is done.
+        let stored = head.stored.then(|| {
+            self.remember(AppId(app), target, head, Code::Unstored, 0);
+            self.open_tally(TallyEnd::Part { of: tally, app, target, head: *head }, 1)
+        });
+        let mut reached = 0;
         for (place, &user) in users.iter().enumerate() {
             let user = UserKey { app: AppId(app), user: UserId(user) };
-            let is_last = place + 1 == users.len();
-            if !keeps {
-                reached += self.hand_to_user(user, &direct);
-            } else if self.homes.inboxes.by_user.len() < INBOXES_MAX
-                || self.homes.inboxes.by_user.contains_key(&user)
-            {
-                kept = true;
+            if keeps {
                 // What one shard gives to the disk is stored in order: the last one tells for all.
-                let then = (head.stored && is_last).then_some(tally);
-                reached += self.push_inbox(user, message, then);
+                let is_last = place + 1 == users.len();
+                let then = stored.filter(|_| is_last).map(|tally| (tally, reached));
+                reached += self.push_inbox(user, message, target == Target::Users, then);
             } else {
-                self.metrics.inbox_full_total += 1;
+                reached += self.hand_to_user(user, &direct);
             }
         }
-        let code = match (reached, kept) {
-            (0, false) => Code::Offline,
-            (0, true) => Code::Kept,
-            _ => Code::Ok,
-        };
+        if stored.is_some() {
+            return;
+        }
+        let code = code_for(reached, keeps);
         // A user who is offline may be back when the same message is tried again.
         if code != Code::Offline {
             self.remember(AppId(app), target, head, code, reached);
         }
-        if !(head.stored && kept) {
-            self.post.send(tally.shard, Mail::Tallied { tally, code, count: reached, parts: 1 });
-        }
+        self.post.send(tally.shard, Mail::Tallied { tally, code, count: reached, parts: 1 });
     }
 
     /// Why a message for users goes to none of them.
@@ -174,8 +197,13 @@ impl Core {
         }
         // All or nothing: a part that is remembered would never be completed.
         let far = users.iter().any(|&user| self.is_far(app, user));
-        if far || (keeps && !self.history_has_room()) {
+        if far || self.is_draining() || (keeps && !self.history_has_room()) {
             self.metrics.overloaded_total += 1;
+            return Some((Code::Overloaded, 0));
+        }
+        let users = users.iter().map(|&user| UserKey { app: AppId(app), user: UserId(user) });
+        if keeps && !self.homes.inboxes.can_keep(message.payload.len(), users) {
+            self.metrics.inbox_full_total += 1;
             return Some((Code::Overloaded, 0));
         }
         None
@@ -198,20 +226,28 @@ impl Core {
     }
 
     /// Puts a message into a user's inbox; says how many connections get it now. With a tally, its
-    /// part is counted when the message is on disk.
-    fn push_inbox(&mut self, user: UserKey, message: &ToUser, then: Option<TallyId>) -> u64 {
+    /// part, in which so many connections got it before, is counted when the message is on disk.
+    fn push_inbox(
+        &mut self,
+        user: UserKey,
+        message: &ToUser,
+        of_list: bool,
+        then: Option<(TallyId, u64)>,
+    ) -> u64 {
         let reached = self.homes.users.find(user).count() as u64;
+        let mut devices = Vec::new();
         if !self.homes.inboxes.by_user.contains_key(&user) {
             let inbox = Inbox::new(self.unix_ms() << SEQS_PER_MS_BITS);
-            self.homes.inboxes.by_user.insert(user, Place { inbox, armed: None });
-            // The answers pull what is put in now.
-            for who in self.homes.users.find(user) {
-                self.post.send(who.shard, Mail::WhichDevice { conn: who.conn });
-            }
+            self.homes.inboxes.insert(user, inbox);
+            // All of them before the message: none is to acknowledge it while another is not known.
+            devices.extend(self.homes.users.names(user));
         }
         let head = &message.head;
         let mut kept = None;
         self.with_inbox(user, |inbox, now, rules, out| {
+            for (device, who) in devices {
+                inbox.device_on(now, rules, device, who, out);
+            }
             let push = InboxPush {
                 category: head.category,
                 class: head.class,
@@ -222,12 +258,17 @@ impl Core {
             let pushed = inbox.push(now, rules, push, out);
             kept = inbox.messages().next_back().filter(|message| message.seq == pushed.seq);
         });
+        let then = then.map(|(tally, before)| {
+            let reached = before + reached;
+            (tally, code_for(reached, true), reached)
+        });
         if let Some(kept) = kept {
-            let target_key = head.idempotency_key;
-            let note = MessageNote::new(&kept, self.to_unix(kept.expires), target_key);
-            let code = if reached > 0 { Code::Ok } else { Code::Kept };
-            let then = then.map(|tally| (tally, code, reached));
+            let (expires_ms, key) = (self.to_unix(kept.expires), head.idempotency_key);
+            let note = MessageNote::new(&kept, expires_ms, key, of_list);
             self.put_note(NOTE_MESSAGE, &MessageNote::key(user, kept.seq), &note.to_vec(), then);
+        } else if let Some((tally, code, count)) = then {
+            // Every device has it already, or its time is up: there is nothing to be stored.
+            self.post.send(tally.shard, Mail::Tallied { tally, code, count, parts: 1 });
         }
         reached
     }
@@ -236,25 +277,16 @@ impl Core {
     fn with_inbox(
         &mut self,
         user: UserKey,
-        act: impl FnOnce(
-            &mut Inbox<ConnRef>,
-            Millis,
-            &barrage_router::InboxRules,
-            &mut Vec<InboxOutput<ConnRef>>,
-        ),
+        act: impl FnOnce(&mut Inbox<ConnRef>, Millis, &InboxRules, &mut Vec<InboxOutput<ConnRef>>),
     ) {
-        let Some(place) = self.homes.inboxes.by_user.get_mut(&user) else { return };
+        let inboxes = &mut self.homes.inboxes;
+        let Some(place) = inboxes.by_user.get_mut(&user) else { return };
         let (now, rules) = (self.clock.millis(), &self.config.rules.policy.inbox);
-        let mut outputs = std::mem::take(&mut self.homes.inboxes.outputs);
+        let mut outputs = std::mem::take(&mut inboxes.outputs);
+        let before = place.inbox.memory_bytes();
         act(&mut place.inbox, now, rules, &mut outputs);
-        if place.inbox.is_idle() {
-            self.homes.inboxes.by_user.remove(&user);
-        } else if let Some(due) = place.inbox.due()
-            && place.armed.is_none_or(|armed| due < armed)
-        {
-            place.armed = Some(due);
-            self.homes.inboxes.due.push(Reverse((due, user)));
-        }
+        inboxes.settle(user, before);
+        self.metrics.inboxes_bytes = inboxes.bytes as u64;
         for output in outputs.drain(..) {
             self.inbox_output(user, output);
         }
@@ -292,21 +324,18 @@ impl Core {
     /// Inboxes whose moment has come repeat what was not ACKed.
     pub(super) fn tick_inboxes(&mut self) {
         let now = self.clock.millis();
-        while let Some(&Reverse((due, user))) = self.homes.inboxes.due.peek()
-            && due <= now
-        {
-            self.homes.inboxes.due.pop();
-            let Some(place) = self.homes.inboxes.by_user.get_mut(&user) else { continue };
-            if place.armed == Some(due) {
-                place.armed = None;
-                self.with_inbox(user, |inbox, now, rules, out| inbox.tick(now, rules, out));
+        for _ in 0..INBOXES_DUE_MAX {
+            let Some(&(due, user)) = self.homes.inboxes.due.first() else { return };
+            if due > now {
+                return;
             }
+            self.with_inbox(user, |inbox, now, rules, out| inbox.tick(now, rules, out));
         }
     }
 
     /// When an inbox has something to do next.
     pub(super) fn inboxes_due(&self) -> Option<Millis> {
-        self.homes.inboxes.due.peek().map(|&Reverse((due, _))| due)
+        self.homes.inboxes.due.first().map(|&(due, _)| due)
     }
 
     /// Puts back what was in a user's inbox when the gateway ended.
@@ -317,12 +346,119 @@ impl Core {
         devices: Vec<InboxDevice>,
     ) {
         let first = self.unix_ms() << SEQS_PER_MS_BITS;
-        let inbox = Inbox::restore(first, messages, devices);
-        self.homes.inboxes.by_user.insert(user, Place { inbox, armed: None });
+        self.homes.inboxes.insert(user, Inbox::restore(first, messages, devices));
         self.with_inbox(user, |inbox, now, rules, out| inbox.tick(now, rules, out));
     }
 
     fn to_unix(&self, at: Millis) -> u64 {
         self.config.unix_ms + at.0
+    }
+}
+
+/// How a message for users has ended that was handed to so many connections.
+fn code_for(reached: u64, keeps: bool) -> Code {
+    match reached {
+        0 if keeps => Code::Kept,
+        0 => Code::Offline,
+        _ => Code::Ok,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use barrage_router::{Class, Policy, ShardIndex};
+    use barrage_sys::ConnId;
+
+    fn user(id: u64) -> UserKey {
+        UserKey { app: AppId(1), user: UserId(id) }
+    }
+
+    fn push(inboxes: &mut Inboxes, id: u64, now: Millis) -> u64 {
+        if !inboxes.by_user.contains_key(&user(id)) {
+            inboxes.insert(user(id), Inbox::new(1));
+        }
+        let (class, payload) = (Class::P0, &[7; 1000][..]);
+        let push = InboxPush { category: 0, class, kind: 0, payload, ttl_ms: 0 };
+        let mut seq = 0;
+        with(inboxes, id, |inbox, rules, out| seq = inbox.push(now, rules, push, out).seq);
+        seq
+    }
+
+    fn with(
+        inboxes: &mut Inboxes,
+        id: u64,
+        act: impl FnOnce(&mut Inbox<ConnRef>, &InboxRules, &mut Vec<InboxOutput<ConnRef>>),
+    ) {
+        let place = inboxes.by_user.get_mut(&user(id)).expect("the user has one");
+        let before = place.inbox.memory_bytes();
+        act(&mut place.inbox, &Policy::builtin().inbox, &mut Vec::new());
+        inboxes.settle(user(id), before);
+    }
+
+    /// What is counted is what there is, whatever was done, and each inbox is filed once.
+    #[test]
+    fn inboxes_are_counted_and_filed_exactly() {
+        let mut inboxes = Inboxes::default();
+        let check = |inboxes: &Inboxes| {
+            let held = inboxes.by_user.values().map(|place| place.inbox.memory_bytes());
+            assert_eq!(inboxes.bytes, held.sum::<usize>() + inboxes.len() * PLACE_BYTES);
+            let armed = inboxes.by_user.values().filter(|place| place.armed.is_some());
+            assert_eq!(inboxes.due.len(), armed.count());
+            for (user, place) in &inboxes.by_user {
+                assert_eq!(place.armed, place.inbox.due());
+                assert!(place.armed.is_none_or(|due| inboxes.due.contains(&(due, *user))));
+            }
+        };
+        for step in 0..200 {
+            let (id, now) = (step % 7, Millis(step * 1000));
+            let seq = push(&mut inboxes, id, now);
+            check(&inboxes);
+            let at =
+                ConnRef { shard: ShardIndex(0), conn: ConnId { index: id as u32, generation: 1 } };
+            with(&mut inboxes, id, |inbox, rules, out| inbox.device_on(now, rules, id, at, out));
+            check(&inboxes);
+            if step % 3 == 0 {
+                with(&mut inboxes, id, |inbox, rules, out| {
+                    inbox.ack(now, rules, id, at, seq, out);
+                    inbox.device_off(now, rules, id, at, out);
+                });
+                check(&inboxes);
+            }
+        }
+        let never = Millis(u64::MAX);
+        for id in 0..7 {
+            with(&mut inboxes, id, |inbox, rules, out| {
+                for index in 0..2 {
+                    let conn = ConnId { index: id as u32 + index, generation: 1 };
+                    let at = ConnRef { shard: ShardIndex(0), conn };
+                    inbox.device_off(Millis(300_000), rules, id, at, out);
+                }
+                inbox.tick(never, rules, out);
+            });
+        }
+        assert_eq!((inboxes.len(), inboxes.bytes, inboxes.due.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn what_would_take_too_much_memory_is_not_kept() {
+        let mut inboxes = Inboxes::default();
+        let check = |inboxes: &Inboxes, payload_bytes, users: &[u64], can| {
+            let users = users.iter().map(|&id| user(id));
+            assert_eq!(inboxes.can_keep(payload_bytes, users), can, "{payload_bytes}");
+        };
+        push(&mut inboxes, 1, Millis(0));
+        check(&inboxes, 1000, &[1, 2, 3], true);
+        let each = 1000 + INBOX_MESSAGE_BYTES;
+        inboxes.bytes = INBOXES_BYTES_MAX - each;
+        check(&inboxes, 1000, &[1], true);
+        check(&inboxes, 1001, &[1], false);
+        check(&inboxes, 1000, &[2], false);
+        inboxes.bytes -= PLACE_BYTES;
+        check(&inboxes, 1000, &[2], true);
+        check(&inboxes, 1000, &[1, 2], false);
+        inboxes.bytes -= each;
+        check(&inboxes, 1000, &[1, 2], true);
+        check(&inboxes, 1000, &[2, 3], false);
     }
 }

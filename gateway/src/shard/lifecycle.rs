@@ -293,7 +293,12 @@ impl Core {
     pub(super) fn start_drain(&mut self) {
         self.close_rooms();
         let everybody = self.conns.ids().collect();
-        self.draining = Some(Drain { since: self.clock.tick, everybody });
+        self.draining = Some(Drain { since: self.clock.tick, everybody, said_all: false });
+    }
+
+    /// Whether other shards have heard everything from this one.
+    pub(super) fn has_said_all(&self) -> bool {
+        self.draining.as_ref().is_some_and(|drain| drain.said_all)
     }
 
     /// Whether nothing more is admitted.
@@ -306,17 +311,27 @@ impl Core {
         if self.post.any_congested() {
             return;
         }
-        let Some(drain) = &self.draining else { return };
+        let is_answering = self.is_storing() || !self.tallies.is_empty();
+        let Some(drain) = &mut self.draining else { return };
+        let in_time = self.clock.tick.wrapping_sub(drain.since) < ticks(DRAIN_WALKS_MAX);
+        let owes_answers = is_answering && in_time;
+        if !drain.said_all && !owes_answers {
+            drain.said_all = true;
+            // Behind the last frames of its rooms, and the last answers.
+            self.tell_all(|| Mail::SaidAll);
+        }
         let rooms = &self.local.rooms;
         let behind = rooms.iter().any(|(_, room)| room.is_behind());
         let walking = behind
-            || self.is_storing()
+            || self.said_all < self.post.shards()
             || self.local.queues.iter().any(|queue| !queue.is_empty())
             || !self.local.resting.is_empty()
             || self.local.walked.is_some();
-        if walking && self.clock.tick.wrapping_sub(drain.since) < ticks(DRAIN_WALKS_MAX) {
+        if walking && in_time {
             return;
         }
+        // Answers that have come in this step are still to be given.
+        self.write_replies();
         for _ in 0..DRAIN_STEP {
             let Some(id) = self.draining.as_mut().and_then(|drain| drain.everybody.pop()) else {
                 return;

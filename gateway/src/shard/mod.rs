@@ -12,6 +12,7 @@ mod history;
 mod home;
 mod inbox;
 mod lifecycle;
+mod missed;
 mod moderation;
 mod publish;
 #[cfg(test)]
@@ -118,7 +119,7 @@ impl<R: Ring> Shard<R> {
 
     /// Whether a drain has nothing left to do.
     pub fn is_drained(&self) -> bool {
-        self.stopped_accepting && self.core.is_empty() && self.core.post.is_empty()
+        self.core.has_said_all() && self.core.is_empty() && self.core.post.is_empty()
     }
 
     /// Other rules come into force: nothing is dropped for it.

@@ -1,8 +1,12 @@
 //! Who is told to go, to be silent, or not to come back, and which device gives way to which.
 
-use barrage_router::{AppId, Order, Refused, RoomId, UserId, UserKey, home_of_user, replaced};
+use barrage_router::{
+    AppId, Order, Refused, RoomId, ShardIndex, UNTIL_FOREVER, UserId, UserKey, home_of_user,
+    replaced,
+};
 use barrage_sys::ConnId;
 use barrage_wire::client::Platform;
+use barrage_wire::limits::TEXT_BYTES_MAX;
 use barrage_wire::server::{CloseReason, Code};
 use barrage_wire::upstream::{AckMode, SECONDS_FOREVER};
 
@@ -36,13 +40,20 @@ impl Core {
     pub(super) fn until_ms(&self, seconds: u32) -> u64 {
         match seconds {
             0 => 0,
-            SECONDS_FOREVER => u64::MAX,
+            SECONDS_FOREVER => UNTIL_FOREVER,
             _ => self.unix_ms() + u64::from(seconds) * 1000,
         }
     }
 
-    /// The user's home puts orders for one user into an order of their own.
+    /// The user's home puts orders for one user into an order of their own, and says for all shards
+    /// whether there is room for another one.
     pub(super) fn home_order(&mut self, tally: TallyId, order: Order) {
+        // At once and not by mail: a connection of a banned user may be next in the queue.
+        if let Err(code) = self.take_order(&order) {
+            let parts = u32::from(self.post.shards()) + u32::from(self.history.is_some());
+            let refused = Mail::Tallied { tally, code, count: 0, parts };
+            return self.post.send(tally.shard, refused);
+        }
         self.put_note(NOTE_ORDER, &order.key(), &order.value(), Some((tally, Code::Ok, 0)));
         if order.is_lift() {
             self.delete_note(NOTE_ORDER, &order.key());
@@ -55,17 +66,30 @@ impl Core {
                 self.post.send(who.shard, Mail::KickConn { conn: who.conn, reason, text });
             }
         }
-        let order = Box::new(order);
-        self.tell_all(|| Mail::Apply { tally, order: order.clone() });
+        let (me, order) = (self.me(), Box::new(order));
+        for shard in (0..self.post.shards()).map(ShardIndex).filter(|&shard| shard != me) {
+            self.post.send(shard, Mail::Apply { tally, order: order.clone() });
+        }
+        let done = Mail::Tallied { tally, code: Code::Ok, count: 0, parts: 1 };
+        self.post.send(tally.shard, done);
     }
 
-    pub(super) fn apply_order(&mut self, tally: TallyId, order: Order) {
-        let code = match self.guards.moderation.apply(order) {
-            Ok(()) => Code::Ok,
-            Err(Refused::Full) => Code::Overloaded,
-            Err(Refused::LongText) => Code::Refused,
-        };
+    pub(super) fn apply_order(&mut self, tally: TallyId, order: &Order) {
+        let code = self.take_order(order).err().unwrap_or(Code::Ok);
         self.post.send(tally.shard, Mail::Tallied { tally, code, count: 0, parts: 1 });
+    }
+
+    fn take_order(&mut self, order: &Order) -> Result<(), Code> {
+        let mut taken = self.guards.moderation.apply(order.clone());
+        if taken == Err(Refused::Full) {
+            // Those that are over but not yet swept take nobody's place.
+            self.sweep_at_most(usize::MAX);
+            taken = self.guards.moderation.apply(order.clone());
+        }
+        taken.map_err(|refused| match refused {
+            Refused::Full => Code::Overloaded,
+            Refused::LongText => Code::Refused,
+        })
     }
 
     /// Puts back an order that was given before the gateway ended.
@@ -75,8 +99,12 @@ impl Core {
     }
 
     pub(super) fn sweep_orders(&mut self) {
+        self.sweep_at_most(SWEEP_ORDERS);
+    }
+
+    fn sweep_at_most(&mut self, orders: usize) {
         let now = self.unix_ms();
-        for order in self.guards.moderation.sweep(now, SWEEP_ORDERS) {
+        for order in self.guards.moderation.sweep(now, orders) {
             // The home of the user keeps the note.
             let (Order::Ban { user, .. } | Order::Mute { user, .. }) = order;
             if home_of_user(user, self.shards()) == self.me() {
@@ -121,10 +149,13 @@ impl Core {
 /// What a banned user is told.
 pub(super) fn banned_text(until_ms: u64, text: &str) -> String {
     let said = if text.is_empty() { "you are banned" } else { text };
-    match until_ms {
-        u64::MAX => said.to_owned(),
-        _ => format!("{said} (until {} s after 1970)", until_ms / 1000),
+    if until_ms == UNTIL_FOREVER {
+        return said.to_owned();
     }
+    let until = format!(" (until {} s after 1970)", until_ms / 1000);
+    // A text that is too long would be cut at its end, and that is what a client cannot know.
+    let said = &said[..said.floor_char_boundary(TEXT_BYTES_MAX - until.len())];
+    format!("{said}{until}")
 }
 
 /// A user of an app.

@@ -1,15 +1,14 @@
 //! From a publish to the frames that it makes: who may say it, what becomes of it, who waits for
 //! what.
 
-use std::cmp::Reverse;
-
 use barrage_router::{
-    Admission, Category, Frame, Keep, Millis, Publish, RoomKey, Target, UserId, UserKey, home_of_room,
+    Admission, Category, Frame, Keep, Millis, Publish, RoomKey, Target, UserId, UserKey,
+    home_of_room,
 };
 use barrage_wire::server::{COMBO_OVERHEAD_BYTES, Code};
 use bytes::Bytes;
 
-use super::core::Core;
+use super::core::{Core, Homes};
 use crate::limits::ROOMS_DUE_MAX;
 use crate::mail::{Head, Mail, Origin};
 
@@ -22,6 +21,18 @@ pub(super) struct Waiter {
     /// What it is answered.
     pub code: Code,
     pub idempotency_key: u128,
+}
+
+impl Homes {
+    /// The room has something to do at that moment, and not before.
+    pub fn arm_at(&mut self, index: u32, at: Option<Millis>) {
+        let place = &mut self.rooms[index as usize];
+        let before = std::mem::replace(&mut place.armed, at);
+        if before != at {
+            before.map(|before| self.due.remove(&(before, index)));
+            self.due.extend(at.map(|at| (at, index)));
+        }
+    }
 }
 
 impl Core {
@@ -243,30 +254,18 @@ impl Core {
 
     /// Looks at the room again when it has something to do.
     pub(super) fn arm(&mut self, index: u32) {
-        let place = &mut self.homes.rooms[index as usize];
-        let due = place.room.due();
-        if let Some(due) = due
-            && place.armed.is_none_or(|armed| due < armed)
-        {
-            place.armed = Some(due);
-            self.homes.due.push(Reverse((due, index)));
-        }
+        let due = self.homes.rooms[index as usize].room.due();
+        self.homes.arm_at(index, due);
     }
 
     /// Rooms whose moment has come say what they have kept back.
     pub(super) fn tick_rooms(&mut self) {
         let now = self.clock.millis();
         for _ in 0..ROOMS_DUE_MAX {
-            let Some(&Reverse((due, index))) = self.homes.due.peek() else { return };
+            let Some(&(due, index)) = self.homes.due.first() else { return };
             if due > now {
                 return;
             }
-            self.homes.due.pop();
-            let Some(place) = self.homes.rooms.get_mut(index as usize) else { continue };
-            if place.armed != Some(due) {
-                continue;
-            }
-            place.armed = None;
             if self.can_number(index) {
                 let mut frames = std::mem::take(&mut self.frames);
                 let room = &mut self.homes.rooms[index as usize].room;
@@ -275,14 +274,9 @@ impl Core {
                 self.frames = frames;
                 self.arm(index);
             } else {
-                self.arm_at(index, Millis(now.0 + CONGESTED_RETRY_MS));
+                self.homes.arm_at(index, Some(now.plus(CONGESTED_RETRY_MS)));
             }
         }
-    }
-
-    fn arm_at(&mut self, index: u32, at: Millis) {
-        self.homes.rooms[index as usize].armed = Some(at);
-        self.homes.due.push(Reverse((at, index)));
     }
 
     /// Every room says what it has kept back: nothing is admitted after it.

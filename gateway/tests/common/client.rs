@@ -28,13 +28,54 @@ impl Via {
 /// A frame from the gateway, with its own copy of what it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said {
-    Welcome { version: u16, heartbeat_s: u16, connection: u64, user: u64, rooms_max: u16 },
-    Joined { request: u32, alias: u32, room: u64, epoch: u64, head: u64, level: u8, members: u32 },
-    Message { alias: u32, seq: u64, category: u16, kind: u16, payload: Vec<u8> },
-    Shed { alias: u32, first: u64, last: u64, counts: [u32; 4] },
-    Reset { alias: u32, epoch: u64, oldest: u64, head: u64 },
-    Reply { request: u32, code: Code, seq: u64, payload: Vec<u8> },
-    Direct { inbox_seq: u64, category: u16, kind: u16, flags: u8, payload: Vec<u8> },
+    Welcome {
+        version: u16,
+        heartbeat_s: u16,
+        connection: u64,
+        user: u64,
+        rooms_max: u16,
+    },
+    Joined {
+        request: u32,
+        alias: u32,
+        room: u64,
+        epoch: u64,
+        head: u64,
+        level: u8,
+        members: u32,
+    },
+    Message {
+        alias: u32,
+        seq: u64,
+        category: u16,
+        kind: u16,
+        payload: Vec<u8>,
+    },
+    Shed {
+        alias: u32,
+        first: u64,
+        last: u64,
+        counts: [u32; 4],
+    },
+    Reset {
+        alias: u32,
+        epoch: u64,
+        oldest: u64,
+        head: u64,
+    },
+    Reply {
+        request: u32,
+        code: Code,
+        seq: u64,
+        payload: Vec<u8>,
+    },
+    Direct {
+        inbox_seq: u64,
+        category: u16,
+        kind: u16,
+        flags: u8,
+        payload: Vec<u8>,
+    },
     Combo {
         alias: u32,
         seq: u64,
@@ -46,9 +87,32 @@ pub enum Said {
         total: u64,
         payload: Vec<u8>,
     },
-    State { alias: u32, seq: u64, key: u64, payload: Vec<u8> },
-    Snapshot { alias: u32, seq: u64, key: u64, payload: Vec<u8> },
-    Past { request: u32, epoch: u64, seq: u64, time_ms: u64, frame: u8, payload: Vec<u8> },
+    State {
+        alias: u32,
+        seq: u64,
+        key: u64,
+        payload: Vec<u8>,
+    },
+    Snapshot {
+        alias: u32,
+        seq: u64,
+        key: u64,
+        payload: Vec<u8>,
+    },
+    Past {
+        request: u32,
+        epoch: u64,
+        seq: u64,
+        time_ms: u64,
+        frame: u8,
+        category: u16,
+        flags: u8,
+        sender: u64,
+        key: u64,
+        count: u32,
+        total: u64,
+        payload: Vec<u8>,
+    },
     PastEnd {
         request: u32,
         code: Code,
@@ -59,8 +123,13 @@ pub enum Said {
         next: u64,
     },
     Redirect,
-    Close { reason: CloseReason, text: String },
-    Pong { nonce: u64 },
+    Close {
+        reason: CloseReason,
+        text: String,
+    },
+    Pong {
+        nonce: u64,
+    },
 }
 
 impl From<ServerFrame<'_>> for Said {
@@ -88,7 +157,16 @@ impl From<ServerFrame<'_>> for Said {
                 Self::Direct { inbox_seq, category, kind, flags, payload: payload.0.to_vec() }
             }
             ServerFrame::Combo {
-                alias, seq, category, flags, sender, key, count, total, payload, ..
+                alias,
+                seq,
+                category,
+                flags,
+                sender,
+                key,
+                count,
+                total,
+                payload,
+                ..
             } => {
                 let payload = payload.0.to_vec();
                 Self::Combo { alias, seq, category, flags, sender, key, count, total, payload }
@@ -99,9 +177,34 @@ impl From<ServerFrame<'_>> for Said {
             ServerFrame::Snapshot { alias, seq, key, payload, .. } => {
                 Self::Snapshot { alias, seq, key, payload: payload.0.to_vec() }
             }
-            ServerFrame::Past { request, epoch, seq, time_ms, frame, payload, .. } => {
-                Self::Past { request, epoch, seq, time_ms, frame, payload: payload.0.to_vec() }
-            }
+            ServerFrame::Past {
+                request,
+                epoch,
+                seq,
+                time_ms,
+                frame,
+                category,
+                flags,
+                sender,
+                key,
+                count,
+                total,
+                payload,
+                ..
+            } => Self::Past {
+                request,
+                epoch,
+                seq,
+                time_ms,
+                frame,
+                category,
+                flags,
+                sender,
+                key,
+                count,
+                total,
+                payload: payload.0.to_vec(),
+            },
             ServerFrame::PastEnd { request, code, epoch, oldest, head, next_epoch, next } => {
                 Self::PastEnd { request, code, epoch, oldest, head, next_epoch, next }
             }
@@ -225,6 +328,37 @@ impl Client {
         }
     }
 
+    /// Says HELLO as one of the user's devices, and does not wait.
+    pub fn hello_from(&mut self, user: u64, device: u64, platform: Platform, resume: &[Cursor]) {
+        let (version, app, token) = (PROTOCOL_VERSION, APP, format!("open:{user}"));
+        let (resume, token) = (List::new(resume), Text(&token));
+        self.send(&ClientFrame::Hello { version, app, device, platform, resume, token });
+    }
+
+    /// Connects as one of the user's devices.
+    pub fn come_from(
+        address: SocketAddr,
+        via: Via,
+        user: u64,
+        device: u64,
+        platform: Platform,
+    ) -> Self {
+        let mut client = Self::connect(address, via);
+        client.hello_from(user, device, platform, &[]);
+        match client.hear() {
+            Said::Welcome { connection, user, .. } => {
+                (client.connection, client.user) = (connection, user);
+            }
+            other => panic!("not welcome: {other:?}"),
+        }
+        client
+    }
+
+    /// Has everything of the inbox up to a number.
+    pub fn ack(&mut self, inbox_seq: u64) {
+        self.send(&ClientFrame::Ack { inbox_seq });
+    }
+
     /// Sends a frame.
     pub fn send(&mut self, frame: &ClientFrame<'_>) {
         self.send_bytes(&frame.to_vec());
@@ -272,6 +406,11 @@ impl Client {
                 return None;
             }
         }
+    }
+
+    /// Whether the connection has ended and everything was heard.
+    pub fn has_ended(&self) -> bool {
+        self.ended && self.heard.is_empty()
     }
 
     /// Everything that is said until the connection ends, which must be soon.
@@ -420,7 +559,7 @@ impl Client {
         }
     }
 
-    fn next_request(&mut self) -> u32 {
+    pub fn next_request(&mut self) -> u32 {
         self.request += 1;
         self.request
     }

@@ -10,10 +10,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
 use super::SOON;
 use super::client::{Client, Via};
+use super::dir::TempDir;
 use super::socket::Socket;
 use super::upstream::Upstream;
 
@@ -79,6 +80,11 @@ impl Gateway {
         Self::start_with(cores, &[], Some(path))
     }
 
+    /// The same, with a durable history.
+    pub fn start_in(data: &TempDir, cores: &str, options: &[&str]) -> Self {
+        Self::start(cores, &[&["--data", data.text()], options].concat())
+    }
+
     fn start_with(cores: &str, options: &[&str], unix: Option<PathBuf>) -> Self {
         for _ in 0..START_TRIES {
             match Self::try_start(cores, options, unix.clone()) {
@@ -100,7 +106,9 @@ impl Gateway {
             Some(path) => format!("unix:{}", path.display()),
             None => upstream.to_string(),
         };
-        let mut child = Command::new(PROGRAM)
+        // A file that may not grow ends nobody by a signal, see `limit_files`.
+        let mut child = Command::new("sh")
+            .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh", PROGRAM])
             .args(["--cores", cores, "--tcp", &tcp.to_string(), "--ws", &ws.to_string()])
             .args(["--http", &http.to_string(), "--upstream", &upstream_option])
             .args(options)
@@ -158,6 +166,32 @@ impl Gateway {
         kill_process(pid, Signal::TERM).expect("the gateway runs");
     }
 
+    /// Kills it with SIGKILL.
+    pub fn kill(mut self) {
+        self.kill_now();
+    }
+
+    /// The same, where it is to be replaced.
+    pub fn kill_now(&mut self) {
+        self.assert_alive();
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it is our child");
+    }
+
+    /// Sends SIGTERM, and waits until everything has ended in order.
+    pub fn end(mut self) {
+        self.terminate();
+        let status = self.wait(Instant::now() + 2 * SOON);
+        assert!(status.success(), "ended with {status}:\n{}", self.end_of_log());
+    }
+
+    /// Lets its files grow no further than to so many bytes, or again without a bound: a disk that is
+    /// full, without one.
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        let limit = Rlimit { current: bytes, ..getrlimit(Resource::Fsize) };
+        prlimit(Some(Pid::from_child(&self.child)), Resource::Fsize, limit).expect("it is ours");
+    }
+
     /// Waits for the process to end.
     pub fn wait(&mut self, until: Instant) -> ExitStatus {
         loop {
@@ -176,11 +210,29 @@ impl Gateway {
         }
     }
 
+    /// Sends SIGHUP.
+    pub fn hang_up(&self) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::HUP).expect("the gateway runs");
+    }
+
     /// A page of the HTTP port: status and body. `None` when nobody answers.
     pub fn page(&self, path: &str) -> Option<(u16, String)> {
+        self.request("GET", path)
+    }
+
+    /// The answer to a POST: status and body.
+    pub fn post(&self, path: &str) -> (u16, String) {
+        self.request("POST", path).expect("the HTTP port answers")
+    }
+
+    fn request(&self, method: &str, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect_timeout(&self.http, SOON).ok()?;
         stream.set_read_timeout(Some(SOON)).ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\
+             Content-Length: 0\r\n\r\n"
+        );
         stream.write_all(request.as_bytes()).ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
@@ -207,6 +259,16 @@ impl Gateway {
     pub fn metric(&self, name: &str) -> u64 {
         let all = self.metrics();
         *all.get(&format!("barrage_{name}")).unwrap_or_else(|| panic!("no metric {name}"))
+    }
+
+    /// One metric of one category.
+    pub fn category_metric(&self, name: &str, category: &str) -> u64 {
+        let (_, text) = self.page("/metrics").expect("the HTTP port answers");
+        let name = format!("barrage_category_{name}_total{{");
+        let category = format!("category=\"{category}\"}}");
+        let mine = text.lines().filter(|line| line.starts_with(&name) && line.contains(&category));
+        let values = mine.map(|line| line.rsplit(' ').next().and_then(|value| value.parse().ok()));
+        values.map(|value: Option<u64>| value.expect("a number")).sum()
     }
 
     /// Waits until a metric is what it should be.

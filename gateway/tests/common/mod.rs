@@ -4,6 +4,7 @@
 #![allow(missing_docs, reason = "tests, not a library for others")]
 
 pub mod client;
+pub mod dir;
 pub mod gateway;
 pub mod receiver;
 pub mod socket;
@@ -12,6 +13,7 @@ pub mod upstream;
 use std::time::Duration;
 
 pub use client::{Client, Said, Via};
+pub use dir::TempDir;
 pub use gateway::{Gateway, on_one_and_two_shards};
 pub use receiver::Receiver;
 pub use socket::Socket;

@@ -47,7 +47,11 @@ impl Receiver {
                 }
                 self.declared += 1;
             }
-            Said::Message { alias, seq, .. } if *alias == self.alias => {
+            Said::Message { alias, seq, .. }
+            | Said::Combo { alias, seq, .. }
+            | Said::State { alias, seq, .. }
+                if *alias == self.alias =>
+            {
                 let seq = *seq;
                 if self.left > 0 {
                     assert!(self.n < seq && seq <= self.end, "{seq} is outside of the range");

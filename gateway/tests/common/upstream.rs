@@ -15,16 +15,56 @@ use super::{APP, CHAT, SOON};
 /// A frame from the gateway, with its own copy of what it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
-    Welcome { version: u16, credits: u32 },
-    Replies { replies: Vec<PublishReply>, silent: u32 },
+    Welcome {
+        version: u16,
+        credits: u32,
+    },
+    Replies {
+        replies: Vec<PublishReply>,
+        silent: u32,
+    },
     Event(Event),
     Uplink(Uplink),
-    Lost { events: u64, uplinks: u64 },
-    Past { request: u32, epoch: u64, seq: u64, time_ms: u64, frame: u8, payload: Vec<u8> },
-    PastEnd { request: u32, code: Code, epoch: u64, oldest: u64, head: u64, next: (u64, u64) },
-    Flagged { user: u64, room: u64, channel: u16, category: u16, payload: Vec<u8> },
-    Pong { nonce: u64 },
-    Close { reason: CloseReason, text: String },
+    Lost {
+        events: u64,
+        uplinks: u64,
+    },
+    Past {
+        request: u32,
+        epoch: u64,
+        seq: u64,
+        time_ms: u64,
+        frame: u8,
+        category: u16,
+        flags: u8,
+        sender: u64,
+        key: u64,
+        count: u32,
+        total: u64,
+        payload: Vec<u8>,
+    },
+    PastEnd {
+        request: u32,
+        code: Code,
+        epoch: u64,
+        oldest: u64,
+        head: u64,
+        next: (u64, u64),
+    },
+    Flagged {
+        user: u64,
+        room: u64,
+        channel: u16,
+        category: u16,
+        payload: Vec<u8>,
+    },
+    Pong {
+        nonce: u64,
+    },
+    Close {
+        reason: CloseReason,
+        text: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,9 +122,34 @@ impl From<GatewayFrame<'_>> for Told {
                 let payload = payload.0.to_vec();
                 Self::Uplink(Uplink { ticket, connection, user, channel, kind, payload })
             }
-            GatewayFrame::Past { request, epoch, seq, time_ms, frame, payload, .. } => {
-                Self::Past { request, epoch, seq, time_ms, frame, payload: payload.0.to_vec() }
-            }
+            GatewayFrame::Past {
+                request,
+                epoch,
+                seq,
+                time_ms,
+                frame,
+                category,
+                flags,
+                sender,
+                key,
+                count,
+                total,
+                payload,
+                ..
+            } => Self::Past {
+                request,
+                epoch,
+                seq,
+                time_ms,
+                frame,
+                category,
+                flags,
+                sender,
+                key,
+                count,
+                total,
+                payload: payload.0.to_vec(),
+            },
             GatewayFrame::PastEnd { request, code, epoch, oldest, head, next_epoch, next } => {
                 Self::PastEnd { request, code, epoch, oldest, head, next: (next_epoch, next) }
             }
@@ -170,6 +235,11 @@ impl Upstream {
         }
     }
 
+    /// Whether the connection has ended and everything was heard.
+    pub fn has_ended(&self) -> bool {
+        self.ended && self.told.is_empty()
+    }
+
     /// The reason of the `Close` that must come, past whatever is told before it.
     pub fn hear_close(&mut self) -> (CloseReason, String) {
         loop {
@@ -198,7 +268,9 @@ impl Upstream {
         while all.len() < count {
             match self.hear() {
                 Told::Replies { replies, .. } => all.extend(replies),
-                told @ (Told::Event(_) | Told::Uplink(_)) => self.aside.push_back(told),
+                told @ (Told::Event(_) | Told::Uplink(_) | Told::Flagged { .. }) => {
+                    self.aside.push_back(told);
+                }
                 other => panic!("{} of {count} replies, then {other:?}", all.len()),
             }
         }
@@ -220,6 +292,20 @@ impl Upstream {
 
     pub fn publish_to_room(&mut self, head: PublishHead, room: u64, payload: &[u8]) -> (Code, u64) {
         self.send(&UpstreamFrame::PublishRoom { head, room, payload: Tail(payload) });
+        self.reply(head.request)
+    }
+
+    /// Publishes to a room on behalf of a user and waits for the reply.
+    pub fn publish_from(
+        &mut self,
+        head: PublishHead,
+        room: u64,
+        sender: u64,
+        count: u32,
+        payload: &[u8],
+    ) -> (Code, u64) {
+        let payload = Tail(payload);
+        self.send(&UpstreamFrame::PublishFrom { head, room, sender, count, payload });
         self.reply(head.request)
     }
 
@@ -262,6 +348,18 @@ impl Upstream {
     pub fn kick(&mut self, user: u64, text: &str) -> (Code, u64) {
         let request = self.next_request();
         self.send(&UpstreamFrame::Kick { request, user, text: Text(text) });
+        self.reply(request)
+    }
+
+    pub fn mute(&mut self, user: u64, room: u64, seconds: u32) -> (Code, u64) {
+        let request = self.next_request();
+        self.send(&UpstreamFrame::Mute { request, user, room, seconds });
+        self.reply(request)
+    }
+
+    pub fn ban(&mut self, user: u64, seconds: u32, text: &str) -> (Code, u64) {
+        let request = self.next_request();
+        self.send(&UpstreamFrame::Ban { request, user, seconds, text: Text(text) });
         self.reply(request)
     }
 
