@@ -15,6 +15,7 @@ mod lifecycle;
 mod missed;
 mod moderation;
 mod publish;
+mod said;
 #[cfg(test)]
 mod simulation;
 mod upstream;
