@@ -11,7 +11,10 @@ use barrage_wire::ws::{self, Inbound};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use barrage_router::RoomKey;
+
 use crate::limits::SEND_BYTES_MAX;
+use crate::mail::HistoryAsk;
 use crate::room_log::Transport;
 use crate::tickets::Tickets;
 
@@ -80,6 +83,8 @@ pub enum Mark {
     FrameWatched = 2,
     /// A page of history is on its way to it.
     Paging = 4,
+    /// It has come, and waits to be sent.
+    PageHere = 8,
 }
 
 /// See the module. A million of these are held, so what is seldom there is behind a pointer.
@@ -254,8 +259,9 @@ pub struct Outbox {
     /// What a short send has left; it goes before everything else.
     pub rest: Option<SendSlice>,
     pub bytes: Vec<u8>,
-    /// What follows as the client reads.
+    /// What follows as the client reads, and its bytes.
     pub later: VecDeque<Later>,
+    pub later_bytes: usize,
     /// Messages for the user or the app that were left out and not declared yet, per class.
     pub shed: [u32; CLASSES],
 }
@@ -270,6 +276,7 @@ impl Outbox {
         while self.bytes.len() < SEND_BYTES_MAX
             && let Some(Later { alias, frame }) = self.later.pop_front()
         {
+            self.later_bytes -= frame.len();
             put(&mut self.bytes, transport, &frame);
             let at = self.bytes.len() - frame.len() + FRAME_HEADER_BYTES;
             if alias != 0
@@ -282,7 +289,11 @@ impl Outbox {
 
     /// Drops the missed messages of a room that was left.
     pub fn forget(&mut self, alias: u32) {
-        self.later.retain(|later| later.alias != alias);
+        self.later.retain(|later| {
+            let stays = later.alias != alias;
+            self.later_bytes -= if stays { 0 } else { later.frame.len() };
+            stays
+        });
     }
 
     /// What to send next.
@@ -319,6 +330,8 @@ pub struct Upstream {
     pub uplinks_lost: u64,
     pub subscribed: bool,
     pub tickets: Tickets,
+    /// Pages of history that it has asked for; there are no more of them than credits.
+    pub pages_waiting: VecDeque<(u32, RoomKey, HistoryAsk)>,
 }
 
 /// All connections of a shard, by ring and slot.

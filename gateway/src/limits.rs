@@ -31,12 +31,31 @@ pub const UPLINKS_OPEN_MAX: usize = 16_384;
 /// How long an upstream has to answer an uplink before the client is told `NoAnswer`.
 pub const UPLINK_ANSWER_MAX: Duration = Duration::from_secs(30);
 /// Missed messages that may wait for a client that has resumed.
-pub const MISSED_FRAMES_MAX: usize =
-    4 * RESUME_FRAMES_MAX + ROOMS_PER_CONNECTION_MAX * HISTORY.frames_max as usize;
+pub const MISSED_FRAMES_MAX: usize = ROOMS_PER_CONNECTION_MAX * RESUME_FRAMES_MAX;
 /// Messages that a resume brings from disk; who has missed more is reset, and pages.
 pub const RESUME_FRAMES_MAX: usize = 16_384;
 /// Bytes of them.
 pub const RESUME_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Seconds for which the disk knows that there was a message of a category that is kept in memory.
+pub const MARKS_KEPT_S: u64 = 24 * 3600;
+/// Seconds for which messages are kept whose category the policy has no longer.
+pub const REMOVED_KEPT_S: u64 = 30 * 24 * 3600;
+/// How long a device whose record was on disk counts at least after a start: it may have been
+/// connected all the time, and its record is as old as what it has ACKed last.
+pub const DEVICE_GRACE_MS: u64 = 24 * 3600 * 1000;
+/// How long somebody who comes back waits at most for the disk before it is told to try again.
+pub const RESUME_WAIT_MAX: Duration = Duration::from_secs(20);
+/// Bytes that may wait for one client as they are in the history.
+pub const LATER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Users of a list that one home takes at a time.
+pub const USERS_PER_PART_MAX: usize = 128;
+/// What handing a message to one user costs beside its bytes, as bytes.
+pub const USER_WORK_BYTES: usize = 256;
+/// Bytes copied for users in one step before more mail of that kind waits for the next.
+pub const STEP_WORK_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes that the rooms of one home remember. Over it a room forgets what it has said before when
+/// it says something: who comes back then is caught up from disk, or reset.
+pub const HISTORIES_BYTES_MAX: usize = 1 << 30;
 /// Members for whom one shard asks the disk at once what they have missed.
 pub const RESUMES_AT_ONCE_MAX: usize = 64;
 /// Members who wait for their turn.

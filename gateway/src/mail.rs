@@ -56,6 +56,8 @@ pub struct Head {
     pub never_drop: bool,
     /// Answered when it is in the history log, and not before.
     pub stored: bool,
+    /// A client says it, and not a service.
+    pub by_client: bool,
     /// The application's own type.
     pub kind: u16,
     /// How many a tap of a combo counts for.
@@ -190,6 +192,8 @@ pub enum Mail {
     Share { demand: Demand },
     /// To every shard: the sender drains, and nothing of its rooms comes any more.
     SaidAll,
+    /// To every shard: the sender drains and has no connection left, so it asks for nothing more.
+    Emptied,
     /// To every shard: an upstream wants events and uplinks.
     Subscribe(Box<Subscriber>),
     /// To every shard: an upstream is gone.

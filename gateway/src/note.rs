@@ -4,6 +4,8 @@
 use barrage_router::{AppId, Class, InboxDevice, InboxMessage, Millis, UserId, UserKey};
 use bytes::Bytes;
 
+use crate::limits::DEVICE_GRACE_MS;
+
 /// The space of messages in inboxes.
 pub const NOTE_MESSAGE: u8 = 1;
 /// The space of users' devices.
@@ -12,6 +14,8 @@ pub const NOTE_DEVICE: u8 = 2;
 pub const NOTE_ORDER: u8 = 3;
 
 const VERSION: u8 = 1;
+/// In place of a part of a list.
+const NO_PART: u32 = u32::MAX;
 
 /// A message that waits in an inbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +26,8 @@ pub struct MessageNote {
     expires_ms: u64,
     /// 0: none.
     pub idempotency_key: u128,
-    /// The key is of a message for a list of users.
-    pub of_list: bool,
+    /// The key is of a message for a list of users, or of this part of it.
+    pub part: Option<u32>,
     payload: Bytes,
 }
 
@@ -60,10 +64,10 @@ impl MessageNote {
         message: &InboxMessage,
         expires_ms: u64,
         idempotency_key: u128,
-        of_list: bool,
+        part: Option<u32>,
     ) -> Self {
         let InboxMessage { category, class, kind, payload, .. } = message.clone();
-        Self { category, class, kind, expires_ms, idempotency_key, of_list, payload }
+        Self { category, class, kind, expires_ms, idempotency_key, part, payload }
     }
 
     /// Where it is.
@@ -73,7 +77,8 @@ impl MessageNote {
 
     /// As bytes.
     pub fn to_vec(&self) -> Vec<u8> {
-        let mut out = vec![VERSION, self.class.index() as u8, u8::from(self.of_list)];
+        let mut out = vec![VERSION, self.class.index() as u8];
+        out.extend_from_slice(&self.part.unwrap_or(NO_PART).to_le_bytes());
         out.extend_from_slice(&self.category.to_le_bytes());
         out.extend_from_slice(&self.kind.to_le_bytes());
         out.extend_from_slice(&self.expires_ms.to_le_bytes());
@@ -84,7 +89,9 @@ impl MessageNote {
 
     /// From bytes; None when they are not a note of this version.
     pub fn read(bytes: &[u8]) -> Option<Self> {
-        let (&[version, class, of_list], rest) = bytes.split_first_chunk()?;
+        let (&[version, class], rest) = bytes.split_first_chunk()?;
+        let (part, rest) = rest.split_first_chunk()?;
+        let part = u32::from_le_bytes(*part);
         let (category, rest) = rest.split_first_chunk()?;
         let (kind, rest) = rest.split_first_chunk()?;
         let (expires_ms, rest) = rest.split_first_chunk()?;
@@ -96,7 +103,7 @@ impl MessageNote {
             kind: u16::from_le_bytes(*kind),
             expires_ms: u64::from_le_bytes(*expires_ms),
             idempotency_key: u128::from_le_bytes(*idempotency_key),
-            of_list: of_list != 0,
+            part: (part != NO_PART).then_some(part),
             payload: Bytes::copy_from_slice(payload),
         })
     }
@@ -134,7 +141,7 @@ impl DeviceNote {
 
     /// The device again, on a clock that began `unix_ms` after 1970.
     pub fn device(self, device: u64, unix_ms: u64) -> InboxDevice {
-        let until = Millis(self.until_ms.saturating_sub(unix_ms));
+        let until = Millis(self.until_ms.saturating_sub(unix_ms).max(DEVICE_GRACE_MS));
         InboxDevice { device, acked: self.acked, until }
     }
 }
@@ -151,7 +158,7 @@ mod tests {
             kind: 9,
             expires_ms: u64::MAX,
             idempotency_key: 7,
-            of_list: true,
+            part: Some(3),
             payload: Bytes::from_static(b"hello"),
         };
         let bytes = note.to_vec();

@@ -275,10 +275,10 @@ struct State {
 }
 
 /// Where a frame's header says what it is.
-const KIND_AT: usize = 4;
+pub const FRAME_KIND_AT: usize = 4;
 
 fn is_state(frame: &Frame) -> bool {
-    frame.bytes.get(KIND_AT) == Some(&PAST_STATE)
+    frame.bytes.get(FRAME_KIND_AT) == Some(&PAST_STATE)
 }
 
 /// The bytes of the frames `first..=head` for one transport. Offsets count from the track's start

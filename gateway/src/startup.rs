@@ -2,20 +2,23 @@
 
 use std::fs;
 
+use barrage_router::ORDERS_MAX;
 use barrage_sys::RingConfig;
 
 use crate::config::Config;
 use crate::conn::Conn;
 use crate::limits::{
-    CLIENT_OUTBOX_BYTES_MAX, CONNECTIONS_SPARE, HISTORY, HISTORY_CACHE_BYTES, HISTORY_QUEUE_MAX,
-    IDEMPOTENCY_KEYS_MAX, INBOXES_BYTES_MAX, LOGS_BYTES_MAX, MAIL_QUEUE_MAX, QUOTA_USERS_MAX,
-    SEND_BYTES_MAX, UPSTREAM_OUTBOX_BYTES_MAX, ring_config,
+    CLIENT_OUTBOX_BYTES_MAX, CONNECTIONS_SPARE, HISTORIES_BYTES_MAX, HISTORY, HISTORY_CACHE_BYTES,
+    HISTORY_QUEUE_MAX, IDEMPOTENCY_KEYS_MAX, INBOXES_BYTES_MAX, LOGS_BYTES_MAX, MAIL_QUEUE_MAX,
+    QUOTA_USERS_MAX, SEND_BYTES_MAX, UPSTREAM_OUTBOX_BYTES_MAX, ring_config,
 };
 use crate::local_room::Member;
 use crate::mail::Mail;
 
 /// Bytes of one remembered idempotency key, its place in the order included.
 const SEEN_BYTES: usize = 96;
+/// Bytes of a ban or mute, in a table and with its text.
+const ORDER_BYTES: usize = 200;
 /// Bytes of one user's quota, in a table and a tree.
 const QUOTA_BYTES: usize = 96;
 /// Bytes of a frame of usual size on its way to the disk.
@@ -48,6 +51,11 @@ pub fn memory_terms(config: &Config, open_files: u64) -> Vec<(String, usize)> {
             shards * IDEMPOTENCY_KEYS_MAX * SEEN_BYTES,
         ),
         (format!("inboxes, {} MiB per shard", mib(INBOXES_BYTES_MAX)), shards * INBOXES_BYTES_MAX),
+        (
+            format!("what rooms remember, {} MiB per shard", mib(HISTORIES_BYTES_MAX)),
+            shards * HISTORIES_BYTES_MAX,
+        ),
+        (format!("{ORDERS_MAX} bans and mutes, on each shard"), shards * ORDERS_MAX * ORDER_BYTES),
         (
             format!("quotas of {QUOTA_USERS_MAX} users per shard"),
             shards * QUOTA_USERS_MAX * QUOTA_BYTES,

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::num::NonZeroU16;
 
 use anyhow::{Context, Result};
-use barrage_router::{Order, home_of_room, home_of_user};
+use barrage_router::{CATEGORIES_MAX, Keep, Order, home_of_room, home_of_user};
 use barrage_store::{Found, Keeper, Options, Retention, Wake};
 use barrage_sys::Waker;
 
 use crate::config::Config;
-use crate::limits::{HISTORY_CACHE_BYTES, HISTORY_QUEUE_MAX};
+use crate::limits::{HISTORY_CACHE_BYTES, HISTORY_QUEUE_MAX, MARKS_KEPT_S, REMOVED_KEPT_S};
 use crate::note::{self, DeviceNote, MessageNote, NOTE_DEVICE, NOTE_MESSAGE, NOTE_ORDER};
 use crate::policy_file::Rules;
 use crate::shard::{History, Restored};
@@ -56,13 +56,18 @@ pub fn open(config: &Config, rules: &Rules, wakers: &[Waker]) -> Result<(Stored,
     Ok((Stored { shards, epoch_max: found.epoch_max }, Some(keeper)))
 }
 
-/// How long each category is kept.
+/// How long each category is kept. One that is kept in memory leaves marks on disk, and one that the
+/// policy has no longer leaves messages: these go as well.
 pub fn retention(rules: &Rules) -> Vec<(u16, Retention)> {
-    let of = |category: &barrage_router::Category| {
-        let barrage_router::Retention { age_s, count, bytes } = category.retention;
-        (category.id, Retention { age_s, count, bytes })
+    let of = |id: u16| match rules.policy.category(id) {
+        Some(category) if category.keep == Keep::Disk => {
+            let barrage_router::Retention { age_s, count, bytes } = category.retention;
+            (id, Retention { age_s, count, bytes })
+        }
+        Some(_) => (id, Retention { age_s: MARKS_KEPT_S, ..Retention::default() }),
+        None => (id, Retention { age_s: REMOVED_KEPT_S, ..Retention::default() }),
     };
-    rules.policy.categories().map(of).collect()
+    (0..CATEGORIES_MAX as u16).map(of).collect()
 }
 
 fn report(dir: &std::path::Path, found: &Found) {

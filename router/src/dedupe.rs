@@ -17,8 +17,8 @@ pub enum Target {
     Room(u64),
     /// A user, by id.
     User(u64),
-    /// A list of users.
-    Users,
+    /// A part of a list of users, by its place.
+    Users(u32),
     /// A whole app.
     App,
 }

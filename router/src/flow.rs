@@ -414,7 +414,11 @@ mod tests {
         assert_eq!(values, ["1=waits", "2=b"]);
         assert_eq!(first.snapshot[0].as_ptr(), second.snapshot[0].as_ptr(), "encoded once");
         assert_eq!(join(Some((4, 2))).snapshot, first.snapshot, "a reset begins anew");
-        assert_eq!(join(Some((5, 2))).snapshot, first.snapshot, "it may have gone before it got it");
+        assert_eq!(
+            join(Some((5, 2))).snapshot,
+            first.snapshot,
+            "it may have gone before it got it"
+        );
         let behind = join(Some((5, 1)));
         assert!(matches!(behind.catch_up, CatchUp::Missed(_)));
         assert_eq!(behind.snapshot, first.snapshot);

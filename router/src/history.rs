@@ -66,6 +66,11 @@ impl History {
         self.ring.push_back(frame);
     }
 
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        (self.ring, self.bytes) = (VecDeque::new(), 0);
+    }
+
     /// The oldest sequence number that is remembered.
     pub fn oldest(&self) -> Option<u64> {
         self.ring.front().map(|frame| frame.seq)

@@ -326,6 +326,12 @@ impl Room {
         self.head
     }
 
+    /// Gives the memory of what it has said back. Who comes back to it is reset, unless the caller knows
+    /// more.
+    pub fn forget_history(&mut self) {
+        self.history.clear();
+    }
+
     /// What it remembers.
     pub fn history(&self) -> &History {
         &self.history

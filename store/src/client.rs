@@ -60,10 +60,16 @@ pub enum Done {
 }
 
 impl Client {
-    /// Hands in a record. With a token, the answer is `Stored` or `Failed`.
+    /// Hands in a record. With a token, the answer is `Stored` or `Failed`. One for which there was no
+    /// place keeps the store from ending clean: rooms then begin another epoch.
     pub fn append(&mut self, record: Record, token: Option<u64>) -> Result<(), Full> {
         let client = self.index;
-        self.send(token.is_some(), || Command::Append { client, record, token })
+        let taken = self.send(token.is_some(), || Command::Append { client, record, token });
+        if taken.is_err() {
+            // Its number was given, and nobody here will know of it.
+            self.shared.lost.store(true, Relaxed);
+        }
+        taken
     }
 
     /// Writes a note: a value under a key, in one of 256 spaces.

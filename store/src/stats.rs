@@ -1,6 +1,6 @@
 //! What is counted, and the one state that everybody may ask for.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -62,6 +62,8 @@ pub(crate) struct Shared {
     pub(crate) loads: AtomicU64,
     pub(crate) cache_hits: AtomicU64,
     pub(crate) dropped: AtomicU64,
+    /// A record did not even get into the queue.
+    pub(crate) lost: AtomicBool,
     pub(crate) refused: AtomicU64,
     pub(crate) rooms: AtomicU64,
     pub(crate) kept_records: AtomicU64,

@@ -300,7 +300,7 @@ impl Writer {
 
     fn close(mut self) -> Result<(), Error> {
         self.retry(true);
-        let Self { dir, engine, outage, jobs, reader, .. } = self;
+        let Self { dir, engine, outage, jobs, reader, shared, .. } = self;
         drop(jobs);
         // It ends when its queue has, and it cannot have panicked where that aborts.
         let ended = reader.join();
@@ -310,6 +310,9 @@ impl Writer {
         let engine = engine.expect("there is an engine when there is no outage");
         engine.close().map_err(|fault| Error::Engine(fault.explain(dir.path())))?;
         assert!(ended.is_ok(), "the reader has panicked");
+        if shared.lost.load(Relaxed) {
+            return Ok(());
+        }
         dir.mark_clean()
     }
 }

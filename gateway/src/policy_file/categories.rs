@@ -87,6 +87,11 @@ fn category(source: &mut Source<'_>, table: Table<'_>) -> Option<Category> {
         let says = "a category that is never dropped has no limits; say \"unlimited\" or nothing";
         table.problem(source, "limits", says);
     }
+    if never_drop && keep == Keep::Memory {
+        let says =
+            "what is never dropped has to outlive the room's memory; say \"disk\" or nothing";
+        table.problem(source, "history", says);
+    }
     if inbox && merges {
         let says = "messages that are merged cannot wait in inboxes; say false";
         table.problem(source, "inbox", says);

@@ -16,7 +16,8 @@ use super::core::Core;
 use super::moderation::banned_text;
 use crate::conn::{Later, Membership, Phase, Role};
 use crate::limits::{
-    CLIENT_OUTBOX_BYTES_MAX, HEARTBEAT, MISSED_FRAMES_MAX, ROOMS_PER_CONNECTION_MAX,
+    CLIENT_OUTBOX_BYTES_MAX, HEARTBEAT, LATER_BYTES_MAX, MISSED_FRAMES_MAX,
+    ROOMS_PER_CONNECTION_MAX,
 };
 use crate::mail::{Earlier, HistoryAsk, Mail};
 use crate::refusal::Refusal;
@@ -366,8 +367,11 @@ impl Core {
         }
         let Some(conn) = self.conns.find(id).filter(|conn| conn.is_heard()) else { return };
         let outbox = conn.outbox.get_or_insert_default();
-        outbox.later.extend(frames.map(|frame| Later { alias, frame }));
-        if outbox.later.len() > MISSED_FRAMES_MAX {
+        for frame in frames {
+            outbox.later_bytes += frame.len();
+            outbox.later.push_back(Later { alias, frame });
+        }
+        if outbox.later.len() > MISSED_FRAMES_MAX || outbox.later_bytes > LATER_BYTES_MAX {
             let text = "more missed messages wait than a connection may have: read them first";
             return self.refuse(id, Refusal::new(CloseReason::SlowReader, text));
         }

@@ -77,6 +77,8 @@ pub(super) struct HomeRoom {
     pub room: Room,
     /// When it is looked at next, if it is.
     pub armed: Option<Millis>,
+    /// Bytes of what it remembers, as they were counted last.
+    pub counted_bytes: usize,
 }
 
 /// Rooms whose home this is, and what homes know besides.
@@ -85,8 +87,10 @@ pub(super) struct Homes {
     pub by_key: AHashMap<RoomKey, u32>,
     /// Rooms that have something to do at some moment: those that are armed.
     pub due: BTreeSet<(Millis, u32)>,
-    /// Publishes that wait for a message that carries them.
-    pub merged: AHashMap<(u32, MergeId), Vec<Waiter>>,
+    /// Publishes that wait for a message that carries them, by room, identity and kind of frame.
+    pub merged: AHashMap<(u32, MergeId, u8), Vec<Waiter>>,
+    /// Bytes that rooms remember.
+    pub history_bytes: usize,
     pub users: Directory,
     pub inboxes: Inboxes,
     pub seen: Seen,
@@ -127,8 +131,12 @@ pub(super) struct Drain {
     pub since: u32,
     /// Those who were not told yet.
     pub everybody: Vec<ConnId>,
+    /// Rooms that have not said yet what they have kept back.
+    pub rooms: Vec<u32>,
     /// Its rooms have said what they had kept back, every answer was given, and all shards know.
     pub said_all: bool,
+    /// It has no connection left, and all shards know.
+    pub emptied: bool,
 }
 
 /// Who gets the sum of a tally.
@@ -166,9 +174,13 @@ pub struct Core {
     pub(super) draining: Option<Drain>,
     /// Shards that drain and have nothing more to say.
     pub(super) said_all: u16,
+    /// Shards that drain and have no connection left.
+    pub(super) emptied: u16,
     pub(super) metrics: Metrics,
     /// For encoding a frame that is copied at once.
     pub(super) scratch: Vec<u8>,
+    /// Bytes copied for users in this step.
+    pub(super) worked_bytes: usize,
     /// For what a room says at once.
     pub(super) frames: Vec<Frame>,
 }
@@ -180,6 +192,7 @@ impl Core {
             by_key: AHashMap::new(),
             due: BTreeSet::new(),
             merged: AHashMap::new(),
+            history_bytes: 0,
             users: Directory::new(),
             inboxes: Inboxes::default(),
             seen: Seen::new(IDEMPOTENCY_KEYS_MAX),
@@ -207,8 +220,10 @@ impl Core {
             closes: Vec::new(),
             draining: None,
             said_all: 0,
+            emptied: 0,
             metrics: Metrics::default(),
             scratch: Vec::new(),
+            worked_bytes: 0,
             frames: Vec::new(),
         };
         core.rules_changed();
@@ -287,6 +302,7 @@ impl Core {
             Mail::Demand { shard, demand } => self.demanded(shard, demand),
             Mail::Share { demand } => self.shared(demand),
             Mail::SaidAll => self.said_all += 1,
+            Mail::Emptied => self.emptied += 1,
             Mail::Subscribe(subscriber) => self.subscribers.insert(*subscriber),
             Mail::Unsubscribe(at) => self.subscribers.remove(at),
             Mail::Event { conn, frame } => self.event_to_upstream(conn, &frame),
@@ -359,6 +375,7 @@ impl Core {
             rooms_home: self.homes.rooms.len() as u64,
             rooms_local: self.local.rooms.len() as u64,
             log_bytes: self.local.pieces.in_use() as u64,
+            rooms_memory_bytes: self.homes.history_bytes as u64,
             inboxes: self.homes.inboxes.len() as u64,
             egress_fullness_permille: self.egress_fullness(),
             history_failing: u64::from(self.history.is_some() && !self.stores()),

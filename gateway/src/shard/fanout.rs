@@ -209,12 +209,18 @@ impl Core {
         if let Some(outbox) = &mut conn.outbox {
             outbox.refill(transport);
             let slice = outbox.take();
-            if outbox.is_empty() {
+            let is_empty = outbox.is_empty();
+            if is_empty {
                 conn.outbox = None;
             }
+            let paged = is_empty && conn.is(Mark::PageHere);
             if !slice.is_empty() {
                 conn.takes_off(Flight::Outbox, tick);
-                return ring.send(id, slice);
+                ring.send(id, slice);
+                if paged {
+                    self.paged(id);
+                }
+                return;
             }
         }
         if conn.phase == Phase::Closing {
@@ -285,9 +291,8 @@ impl Core {
             let (first, last) = if alias == 0 { (0, 0) } else { (first, last) };
             self.say(id, &ServerFrame::Shed { alias, first, last, counts });
         }
-        for frame in kept {
-            self.say_encoded(id, &frame);
-        }
+        // As it reads: the newest values of many states may be more than an outbox holds.
+        self.say_later(id, alias, kept.into_iter());
         self.mark_ready(id);
     }
 

@@ -14,11 +14,12 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::core::Core;
+use super::lifecycle::ticks;
 use super::missed::{Before, Resume, Resumes, Turn, earlier};
 use super::publish::Waiter;
 use crate::limits::{
     HISTORY_QUEUE_RESERVE, PAGE_BYTES_MAX, PAGES_AT_ONCE_MAX, PAGES_WAITING_MAX, RESUME_BYTES_MAX,
-    RESUME_FRAMES_MAX, ROOMS_KNOWN_MAX,
+    RESUME_FRAMES_MAX, RESUME_WAIT_MAX, ROOMS_KNOWN_MAX,
 };
 use crate::mail::{ConnRef, HistoryAsk, Mail, Origin, TallyId};
 use crate::note::{DeviceNote, MessageNote};
@@ -118,7 +119,7 @@ impl Core {
         let mut inboxes: AHashMap<UserKey, (Vec<InboxMessage>, Vec<InboxDevice>)> = AHashMap::new();
         for (user, seq, note) in restored.messages {
             if note.idempotency_key != 0 {
-                let target = if note.of_list { Target::Users } else { Target::User(user.user.0) };
+                let target = note.part.map_or(Target::User(user.user.0), Target::Users);
                 self.homes.seen.remember(user.app, target, note.idempotency_key, Code::Ok, 0);
             }
             inboxes.entry(user).or_default().0.push(note.message(seq, unix_ms));
@@ -168,7 +169,9 @@ impl Core {
         let Some(history) = &mut self.history else { return };
         let room = &self.homes.rooms[index as usize].room;
         let category = self.config.rules.policy.category(frame.category);
-        let is_kept = category.is_some_and(|category| category.keep == Keep::Disk);
+        let is_promised = waiters.iter().any(|waiter| waiter.unanswered);
+        // What was promised is kept, even if the policy is another one by now.
+        let is_kept = is_promised || category.is_some_and(|category| category.keep == Keep::Disk);
         let keys = waiters.iter().map(|waiter| waiter.idempotency_key).filter(|&key| key != 0);
         let key = room.key();
         let record = Record {
@@ -181,7 +184,7 @@ impl Core {
             frame: if is_kept { frame.bytes.clone() } else { Bytes::new() },
             keys: keys.collect(),
         };
-        let token = waiters.iter().any(|waiter| waiter.unanswered).then(|| {
+        let token = is_promised.then(|| {
             history.storing.insert(Storing::Frame { key, seq: frame.seq, waiters }) as u64
         });
         if history.client.append(record, token).is_err() {
@@ -192,24 +195,27 @@ impl Core {
         }
     }
 
-    /// A small thing goes to the disk; with a tally, its part is counted when it is there.
+    /// A small thing goes to the disk; with a tally, its part is counted when it is there. False when
+    /// there was no place for it.
     pub(super) fn put_note(
         &mut self,
         space: u8,
         key: &[u8],
         value: &[u8],
         then: Option<(TallyId, Code, u64)>,
-    ) {
-        let Some(history) = &mut self.history else { return };
+    ) -> bool {
+        let Some(history) = &mut self.history else { return true };
         let token = then.map(|(tally, code, count)| {
             history.storing.insert(Storing::Part { tally, code, count }) as u64
         });
-        if history.client.put_note(space, key, value, token).is_err() {
+        let taken = history.client.put_note(space, key, value, token).is_ok();
+        if !taken {
             self.metrics.unstored_total += 1;
             if let Some(token) = token {
                 self.stored(token, false);
             }
         }
+        taken
     }
 
     pub(super) fn delete_note(&mut self, space: u8, key: &[u8]) {
@@ -236,6 +242,7 @@ impl Core {
                 }
             }
         }
+        self.next_resumes();
         heard
     }
 
@@ -301,16 +308,24 @@ impl Core {
         let token = history.loading.insert(Loading::Resume(resume));
         if history.client.load(LOAD | token as u64, load).is_err() {
             history.loading.remove(token);
+            history.resumes.end(who, key, request);
             self.refuse_join(who, request);
-            self.end_resume(who, key);
         }
     }
 
-    /// Somebody was answered; the next one's turn has come.
-    fn end_resume(&mut self, who: ConnRef, key: RoomKey) {
-        let Some(history) = &mut self.history else { return };
-        if let Some(next) = history.resumes.end(who, key) {
-            self.load_missed(next);
+    /// The turn of those has come who wait for the disk.
+    pub(super) fn next_resumes(&mut self) {
+        while let Some(history) = &mut self.history
+            && let Some(next) = history.resumes.next()
+        {
+            let waited = self.clock.tick.wrapping_sub(next.since);
+            if waited >= ticks(RESUME_WAIT_MAX) {
+                // It has come again meanwhile, or is about to.
+                history.resumes.end(next.who, next.key, next.request);
+                self.refuse_join(next.who, next.request);
+            } else {
+                self.load_missed(next);
+            }
         }
     }
 
@@ -392,7 +407,9 @@ impl Core {
         if is_open {
             self.finish_join(who, request, key, Some(cursor), before);
         }
-        self.end_resume(who, key);
+        if let Some(history) = &mut self.history {
+            history.resumes.end(who, key, request);
+        }
     }
 
     /// Somebody wants to see what was said.
@@ -408,7 +425,12 @@ impl Core {
             return self.refuse_page(who, request, by_upstream, Code::Unstored);
         }
         let count = usize::from(ask.count).min(HISTORY_PAGE_MAX);
-        let head = self.home_room(key).map(|index| {
+        // A room in which nothing was ever said is not made for it.
+        let is_known = self.history.as_ref().is_some_and(|history| {
+            history.known.contains_key(&key) || history.broken_off.contains_key(&key)
+        });
+        let made = if is_known { self.home_room(key) } else { None };
+        let head = made.or(self.homes.by_key.get(&key).copied()).map(|index| {
             let room = &self.homes.rooms[index as usize].room;
             Position { epoch: room.epoch(), seq: room.head() }
         });

@@ -40,7 +40,7 @@ impl Core {
                 Room::new(key, alias, self.config.epoch + self.homes.made, limits)
             }
         };
-        entry.insert(HomeRoom { room, armed: None });
+        entry.insert(HomeRoom { room, armed: None, counted_bytes: 0 });
         self.homes.by_key.insert(key, index);
         Some(index)
     }
@@ -57,7 +57,9 @@ impl Core {
         };
         let known = cursor.is_none_or(|cursor| self.homes.rooms[index as usize].room.knows(cursor));
         match cursor.filter(|_| !known && self.history.is_some()) {
-            Some(cursor) => self.resume(Resume::new(who, request, key, cursor)),
+            Some(cursor) => {
+                self.resume(Resume::new(who, request, key, cursor, self.clock.tick));
+            }
             None => self.finish_join(who, request, key, cursor, Before::Nothing),
         }
     }
@@ -122,7 +124,8 @@ impl Core {
             let index = self.homes.sweep;
             if self.homes.rooms.get(index).is_some_and(|place| place.room.is_idle(now)) {
                 self.homes.arm_at(index as u32, None);
-                let room = self.homes.rooms.remove(index).room;
+                let HomeRoom { room, counted_bytes, .. } = self.homes.rooms.remove(index);
+                self.homes.history_bytes -= counted_bytes;
                 self.homes.by_key.remove(&room.key());
                 self.keep_known(&room);
             }

@@ -14,7 +14,9 @@ use barrage_wire::server::{CloseReason, Code};
 use bytes::Bytes;
 
 use super::core::{Core, TallyEnd};
-use crate::limits::{INBOX_MESSAGE_BYTES, INBOXES_BYTES_MAX, INBOXES_DUE_MAX, INBOXES_MAX};
+use crate::limits::{
+    INBOX_MESSAGE_BYTES, INBOXES_BYTES_MAX, INBOXES_DUE_MAX, INBOXES_MAX, USER_WORK_BYTES,
+};
 use crate::mail::{ConnRef, Direct, Mail, TallyId, ToUser};
 use crate::note::{DeviceNote, MessageNote, NOTE_DEVICE, NOTE_MESSAGE};
 
@@ -133,6 +135,7 @@ impl Core {
         if let Some((code, count)) = self.refused_for_users(app, users, target, message) {
             return self.post.send(tally.shard, Mail::Tallied { tally, code, count, parts: 1 });
         }
+        self.worked_bytes += users.len() * (message.payload.len() + USER_WORK_BYTES);
         let category = self.config.rules.policy.category(head.category);
         let keeps = category.is_some_and(|category| category.inbox);
         let frame = ServerFrame::Direct {
@@ -152,19 +155,27 @@ impl Core {
             self.remember(AppId(app), target, head, Code::Unstored, 0);
             self.open_tally(TallyEnd::Part { of: tally, app, target, head: *head }, 1)
         });
-        let mut reached = 0;
+        let (mut reached, mut all_noted) = (0, true);
         for (place, &user) in users.iter().enumerate() {
             let user = UserKey { app: AppId(app), user: UserId(user) };
             if keeps {
                 // What one shard gives to the disk is stored in order: the last one tells for all.
                 let is_last = place + 1 == users.len();
-                let then = stored.filter(|_| is_last).map(|tally| (tally, reached));
-                reached += self.push_inbox(user, message, target == Target::Users, then);
+                let then = stored.filter(|_| is_last && all_noted).map(|tally| (tally, reached));
+                // Its key stands with the last one: who finds it there finds all of them.
+                let part = if let Target::Users(part) = target { Some(part) } else { None };
+                let key = if is_last { head.idempotency_key } else { 0 };
+                let (connections, noted) = self.push_inbox(user, message, (key, part), then);
+                (reached, all_noted) = (reached + connections, all_noted && noted);
             } else {
                 reached += self.hand_to_user(user, &direct);
             }
         }
-        if stored.is_some() {
+        if let Some(tally) = stored {
+            if !all_noted {
+                let code = Code::Unstored;
+                self.post.send(tally.shard, Mail::Tallied { tally, code, count: 0, parts: 1 });
+            }
             return;
         }
         let code = code_for(reached, keeps);
@@ -225,19 +236,20 @@ impl Core {
             && self.homes.users.find(user).any(|who| self.post.congested(who.shard))
     }
 
-    /// Puts a message into a user's inbox; says how many connections get it now. With a tally, its
-    /// part, in which so many connections got it before, is counted when the message is on disk.
+    /// Puts a message into a user's inbox; says how many connections get it now, and whether the disk
+    /// has a place for it. With a tally, its part, in which so many connections got it before, is
+    /// counted when the message is on disk.
     fn push_inbox(
         &mut self,
         user: UserKey,
         message: &ToUser,
-        of_list: bool,
+        (key, part): (u128, Option<u32>),
         then: Option<(TallyId, u64)>,
-    ) -> u64 {
+    ) -> (u64, bool) {
         let reached = self.homes.users.find(user).count() as u64;
         let mut devices = Vec::new();
         if !self.homes.inboxes.by_user.contains_key(&user) {
-            let inbox = Inbox::new(self.unix_ms() << SEQS_PER_MS_BITS);
+            let inbox = Inbox::new(self.inbox_start());
             self.homes.inboxes.insert(user, inbox);
             // All of them before the message: none is to acknowledge it while another is not known.
             devices.extend(self.homes.users.names(user));
@@ -262,15 +274,24 @@ impl Core {
             let reached = before + reached;
             (tally, code_for(reached, true), reached)
         });
-        if let Some(kept) = kept {
-            let (expires_ms, key) = (self.to_unix(kept.expires), head.idempotency_key);
-            let note = MessageNote::new(&kept, expires_ms, key, of_list);
-            self.put_note(NOTE_MESSAGE, &MessageNote::key(user, kept.seq), &note.to_vec(), then);
-        } else if let Some((tally, code, count)) = then {
+        let Some(kept) = kept else {
             // Every device has it already, or its time is up: there is nothing to be stored.
-            self.post.send(tally.shard, Mail::Tallied { tally, code, count, parts: 1 });
-        }
-        reached
+            if let Some((tally, code, count)) = then {
+                self.post.send(tally.shard, Mail::Tallied { tally, code, count, parts: 1 });
+            }
+            return (reached, true);
+        };
+        let note = MessageNote::new(&kept, self.to_unix(kept.expires), key, part).to_vec();
+        let noted = self.put_note(NOTE_MESSAGE, &MessageNote::key(user, kept.seq), &note, then);
+        // With a tally, that is told of it.
+        (reached, noted || then.is_some())
+    }
+
+    /// Where the numbers of a new inbox begin: above all that an earlier one of its user has had. Epochs
+    /// do not go back when the clock does, so the start's is what is counted from.
+    fn inbox_start(&self) -> u64 {
+        let start_ms = self.config.unix_ms.max(self.config.epoch / 1000);
+        (start_ms + self.clock.millis().0) << SEQS_PER_MS_BITS
     }
 
     /// Does something with a user's inbox, if there is one, and then what follows from it.
@@ -345,7 +366,7 @@ impl Core {
         messages: Vec<InboxMessage>,
         devices: Vec<InboxDevice>,
     ) {
-        let first = self.unix_ms() << SEQS_PER_MS_BITS;
+        let first = self.inbox_start();
         self.homes.inboxes.insert(user, Inbox::restore(first, messages, devices));
         self.with_inbox(user, |inbox, now, rules, out| inbox.tick(now, rules, out));
     }

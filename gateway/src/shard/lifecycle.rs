@@ -127,6 +127,7 @@ impl Core {
         if let Some(outbox) = &mut conn.outbox {
             // It comes back and resumes: what waits is not lost, and would only be in the way.
             outbox.later.clear();
+            outbox.later_bytes = 0;
             if refusal.reason == CloseReason::SlowReader {
                 outbox.bytes.clear();
             }
@@ -291,14 +292,15 @@ impl Core {
 
     /// Everybody is to go, when they have what was admitted before.
     pub(super) fn start_drain(&mut self) {
-        self.close_rooms();
         let everybody = self.conns.ids().collect();
-        self.draining = Some(Drain { since: self.clock.tick, everybody, said_all: false });
+        let rooms = self.homes.rooms.iter().map(|(index, _)| index as u32).collect();
+        let since = self.clock.tick;
+        self.draining = Some(Drain { since, everybody, rooms, said_all: false, emptied: false });
     }
 
-    /// Whether other shards have heard everything from this one.
-    pub(super) fn has_said_all(&self) -> bool {
-        self.draining.as_ref().is_some_and(|drain| drain.said_all)
+    /// Whether nobody is left who could ask anything of any shard.
+    pub(super) fn is_over(&self) -> bool {
+        self.emptied >= self.post.shards()
     }
 
     /// Whether nothing more is admitted.
@@ -311,10 +313,11 @@ impl Core {
         if self.post.any_congested() {
             return;
         }
+        self.close_rooms();
         let is_answering = self.is_storing() || !self.tallies.is_empty();
         let Some(drain) = &mut self.draining else { return };
         let in_time = self.clock.tick.wrapping_sub(drain.since) < ticks(DRAIN_WALKS_MAX);
-        let owes_answers = is_answering && in_time;
+        let owes_answers = (is_answering || !drain.rooms.is_empty()) && in_time;
         if !drain.said_all && !owes_answers {
             drain.said_all = true;
             // Behind the last frames of its rooms, and the last answers.
@@ -334,10 +337,20 @@ impl Core {
         self.write_replies();
         for _ in 0..DRAIN_STEP {
             let Some(id) = self.draining.as_mut().and_then(|drain| drain.everybody.pop()) else {
-                return;
+                return self.tell_emptied();
             };
             let text = "the gateway is going away: connect again, to another one if there is";
             self.refuse(id, Refusal::new(CloseReason::Draining, text));
+        }
+    }
+
+    /// The last connection is gone: the others need not wait for this shard.
+    fn tell_emptied(&mut self) {
+        if self.is_empty()
+            && let Some(drain) = &mut self.draining
+            && !std::mem::replace(&mut drain.emptied, true)
+        {
+            self.tell_all(|| Mail::Emptied);
         }
     }
 

@@ -22,12 +22,14 @@ pub(super) struct Resume {
     pub frames: Vec<Record>,
     pub at: Position,
     pub rounds: u8,
+    /// The tick at which it came.
+    pub since: u32,
 }
 
 impl Resume {
-    pub fn new(who: ConnRef, request: u32, key: RoomKey, cursor: Cursor) -> Self {
+    pub fn new(who: ConnRef, request: u32, key: RoomKey, cursor: Cursor, since: u32) -> Self {
         let at = Position { epoch: cursor.epoch, seq: cursor.seq };
-        Self { who, request, key, cursor, frames: Vec::new(), at, rounds: 0 }
+        Self { who, request, key, cursor, frames: Vec::new(), at, rounds: 0, since }
     }
 }
 
@@ -56,7 +58,8 @@ pub(super) enum Turn {
 impl Resumes {
     pub fn begin(&mut self, resume: Resume) -> Turn {
         let who = (resume.who, resume.key);
-        if self.open.contains_key(&who) {
+        // One that was abandoned has told so already, and ends by itself.
+        if let Some(Some(_)) = self.open.get(&who) {
             return Turn::Twice;
         }
         if self.waiting.len() >= RESUMES_WAITING_MAX {
@@ -71,18 +74,31 @@ impl Resumes {
         Turn::Waits
     }
 
-    /// It was answered, or cannot be. Says who is next.
-    pub fn end(&mut self, who: ConnRef, key: RoomKey) -> Option<Resume> {
-        self.open.remove(&(who, key));
+    /// It was answered, or cannot be.
+    pub fn end(&mut self, who: ConnRef, key: RoomKey, request: u32) {
         self.loading -= 1;
-        while let Some(next) = self.waiting.pop_front() {
+        self.close(who, key, request);
+    }
+
+    /// Whose turn it is.
+    pub fn next(&mut self) -> Option<Resume> {
+        while self.loading < RESUMES_AT_ONCE_MAX {
+            let next = self.waiting.pop_front()?;
             if self.is_open(&next) {
                 self.loading += 1;
                 return Some(next);
             }
-            self.open.remove(&(next.who, next.key));
+            self.close(next.who, next.key, next.request);
         }
         None
+    }
+
+    /// Another one of the same member may have taken its place.
+    fn close(&mut self, who: ConnRef, key: RoomKey, request: u32) {
+        let open = self.open.get(&(who, key));
+        if open.is_some_and(|open| open.is_none_or(|open| open == request)) {
+            self.open.remove(&(who, key));
+        }
     }
 
     /// It leaves the room before it was answered. The request that is to be told so.
@@ -92,7 +108,7 @@ impl Resumes {
 
     /// Whether it is still to be answered.
     pub fn is_open(&self, resume: &Resume) -> bool {
-        matches!(self.open.get(&(resume.who, resume.key)), Some(Some(_)))
+        self.open.get(&(resume.who, resume.key)) == Some(&Some(resume.request))
     }
 }
 

@@ -28,7 +28,7 @@ use barrage_sys::{KernelRing, Ring};
 pub use self::core::{Core, ShardConfig};
 pub use self::history::{History, Restored};
 use crate::conn::Role;
-use crate::limits::{MAIL_BATCH, TICK};
+use crate::limits::{MAIL_BATCH, STEP_WORK_BYTES_MAX, TICK};
 use crate::mail::Post;
 use crate::metrics::Metrics;
 use crate::policy_file::Rules;
@@ -84,6 +84,7 @@ impl<R: Ring> Shard<R> {
     }
 
     fn read_mail(&mut self) -> usize {
+        self.core.worked_bytes = 0;
         let mut read = 0;
         for shard in 0..usize::from(self.core.post.shards()) {
             for _ in 0..MAIL_BATCH {
@@ -93,6 +94,10 @@ impl<R: Ring> Shard<R> {
                 let Some(mail) = self.core.post.take(shard) else { break };
                 self.core.mail(mail);
                 read += 1;
+                if self.core.worked_bytes > STEP_WORK_BYTES_MAX {
+                    // The network and other shards have their turn in between.
+                    break;
+                }
             }
         }
         self.core.metrics.mails_total += read as u64;
@@ -120,7 +125,7 @@ impl<R: Ring> Shard<R> {
 
     /// Whether a drain has nothing left to do.
     pub fn is_drained(&self) -> bool {
-        self.core.has_said_all() && self.core.is_empty() && self.core.post.is_empty()
+        self.core.is_over() && self.core.is_empty() && self.core.post.is_empty()
     }
 
     /// Other rules come into force: nothing is dropped for it.

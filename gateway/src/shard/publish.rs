@@ -2,15 +2,17 @@
 //! what.
 
 use barrage_router::{
-    Admission, Category, Frame, Keep, Millis, Publish, RoomKey, Target, UserId, UserKey,
-    home_of_room,
+    Admission, Aggregation, Category, Frame, Keep, Millis, Publish, RoomKey, Target, UserId,
+    UserKey, home_of_room,
 };
-use barrage_wire::server::{COMBO_OVERHEAD_BYTES, Code};
+use barrage_wire::server::{COMBO_OVERHEAD_BYTES, Code, PAST_COMBO, PAST_STATE};
 use bytes::Bytes;
 
 use super::core::{Core, Homes};
-use crate::limits::ROOMS_DUE_MAX;
+use super::said::is_for_services;
+use crate::limits::{HISTORIES_BYTES_MAX, ROOMS_DUE_MAX};
 use crate::mail::{Head, Mail, Origin};
+use crate::room_log::FRAME_KIND_AT;
 
 /// A publish that is to be told, or at least remembered, when what it became is in the history.
 #[derive(Debug)]
@@ -32,6 +34,24 @@ impl Homes {
             before.map(|before| self.due.remove(&(before, index)));
             self.due.extend(at.map(|at| (at, index)));
         }
+    }
+}
+
+impl Homes {
+    /// The room has said something: counts what it remembers. False when all remember too much, and it
+    /// had to forget.
+    fn count_history(&mut self, index: u32) -> bool {
+        let place = &mut self.rooms[index as usize];
+        let bytes = place.room.history().memory_bytes();
+        self.history_bytes = self.history_bytes - place.counted_bytes + bytes;
+        place.counted_bytes = bytes;
+        let fits = self.history_bytes <= HISTORIES_BYTES_MAX;
+        if !fits {
+            place.room.forget_history();
+            self.history_bytes -= bytes;
+            place.counted_bytes = 0;
+        }
+        fits
     }
 }
 
@@ -91,6 +111,9 @@ impl Core {
         let Some(category) = self.config.rules.policy.category(head.category).copied() else {
             return Some((Code::UnknownCategory, 0));
         };
+        if head.by_client && is_for_services(&category) {
+            return Some((Code::Forbidden, 0));
+        }
         if head.stored && !(self.stores() && category.keep == Keep::Disk) {
             return Some((Code::Unstored, 0));
         }
@@ -149,7 +172,11 @@ impl Core {
         if admission == Admission::Merged
             && let (Some(id), Some(waiter)) = (merge_id, own.take())
         {
-            self.homes.merged.entry((index, id)).or_default().push(waiter);
+            let frame_kind = match category.aggregation {
+                Aggregation::Combo => PAST_COMBO,
+                Aggregation::Latest | Aggregation::None => PAST_STATE,
+            };
+            self.homes.merged.entry((index, id, frame_kind)).or_default().push(waiter);
         }
         if admitted {
             self.spend_quotas(key, head);
@@ -225,8 +252,12 @@ impl Core {
         own_seq: Option<u64>,
         mut waiter: Option<Waiter>,
     ) {
+        if !frames.is_empty() && !self.homes.count_history(index) {
+            self.metrics.rooms_forgot_total += 1;
+        }
         for frame in frames.drain(..) {
-            let carried = frame.merged.and_then(|id| self.homes.merged.remove(&(index, id)));
+            let kind = frame.bytes.get(FRAME_KIND_AT).copied().unwrap_or(0);
+            let carried = frame.merged.and_then(|id| self.homes.merged.remove(&(index, id, kind)));
             let mut waiters = carried.unwrap_or_default();
             let is_own = own_seq == Some(frame.seq);
             waiters.extend(waiter.take_if(|_| is_own));
@@ -279,17 +310,18 @@ impl Core {
         }
     }
 
-    /// Every room says what it has kept back: nothing is admitted after it.
+    /// In a drain, rooms say what they have kept back, as the disk takes it: nothing is admitted after it.
     pub(super) fn close_rooms(&mut self) {
         let now = self.clock.millis();
-        let mut frames = std::mem::take(&mut self.frames);
-        let indices: Vec<u32> = self.homes.rooms.iter().map(|(index, _)| index as u32).collect();
-        for index in indices {
-            let room = &mut self.homes.rooms[index as usize].room;
-            room.close(now, &self.config.rules.policy, &mut frames);
+        while self.history_has_room()
+            && let Some(index) = self.draining.as_mut().and_then(|drain| drain.rooms.pop())
+        {
+            let Some(place) = self.homes.rooms.get_mut(index as usize) else { continue };
+            let mut frames = std::mem::take(&mut self.frames);
+            place.room.close(now, &self.config.rules.policy, &mut frames);
             self.send_frames(index, &mut frames, None, None);
+            self.frames = frames;
         }
-        self.frames = frames;
     }
 }
 

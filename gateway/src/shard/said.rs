@@ -3,7 +3,10 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use barrage_router::{AppId, RoomId, RoomKey, UserId, UserKey, home_of_room, home_of_user};
+use barrage_router::{
+    Aggregation, AppId, Category, Class, Level, RoomId, RoomKey, UserId, UserKey, home_of_room,
+    home_of_user,
+};
 use barrage_sys::ConnId;
 use barrage_wire::GatewayFrame;
 use barrage_wire::codec::Tail;
@@ -15,11 +18,18 @@ use super::core::Core;
 use super::upstream::ticket;
 use crate::conn::{Conn, Mark, Role};
 use crate::filter::{Verdict, What};
+use crate::limits::PAGE_BYTES_MAX;
 use crate::mail::{Head, HistoryAsk, Mail, Origin};
 use crate::past;
 
 /// What a client is told whose words are refused. Not which: it would try another spelling.
 const NOT_ALLOWED: &[u8] = b"the words are not allowed here";
+
+/// Whether only services may publish in a category: what is paid for, and what others' messages are
+/// merged with.
+pub(super) fn is_for_services(category: &Category) -> bool {
+    category.never_drop || category.aggregation != Aggregation::None
+}
 
 /// Where a client says something.
 struct Said {
@@ -53,8 +63,8 @@ impl Core {
         let Some(&category) = self.config.rules.policy.category(category) else {
             return self.reply(id, request, Code::UnknownCategory, 0, &[]);
         };
-        if category.never_drop {
-            let why = b"categories that are never dropped are for upstreams";
+        if is_for_services(&category) {
+            let why = b"categories that are merged or never dropped are for upstreams";
             return self.reply(id, request, Code::Forbidden, 0, why);
         }
         let head = Head {
@@ -62,12 +72,12 @@ impl Core {
             class: category.class,
             never_drop: category.never_drop,
             stored: false,
+            by_client: true,
             kind,
             count: 1,
             expires_ms: 0,
             sender,
-            // A client names no key: what it repeats is of one kind.
-            key: u64::from(kind) + 1,
+            key: 0,
             idempotency_key: 0,
         };
         let said = Said { app, room: key.room.0, channel: None, category: category.id, kind };
@@ -98,7 +108,10 @@ impl Core {
         } else {
             // One page at a time: the next one is asked for when it has come.
             let free = self.conns.find(id).is_some_and(|conn| conn.mark(Mark::Paging));
-            (!free).then_some(Code::Overloaded)
+            let now = self.clock.millis();
+            let page = PAGE_BYTES_MAX as u64;
+            let spare = self.guards.egress.admit(now, Class::P3, false, Level::L4, page).is_ok();
+            (!free || !spare).then_some(Code::Overloaded)
         };
         if let Some(code) = refused {
             let end = past::End { code, ..past::End::default() };
@@ -112,11 +125,35 @@ impl Core {
     /// A page of a room's history has come.
     pub(super) fn page(&mut self, id: ConnId, frames: Vec<Bytes>) {
         let Some(conn) = self.conns.find(id) else { return };
-        conn.unmark(Mark::Paging);
+        conn.mark(Mark::PageHere);
         if let Some(upstream) = conn.upstream.as_deref_mut() {
             upstream.outstanding -= 1;
         }
         self.say_later(id, 0, frames.into_iter());
+    }
+
+    /// A page was sent, and with it everything that waited: the next one may come.
+    pub(super) fn paged(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.find(id) else { return };
+        conn.unmark(Mark::Paging);
+        conn.unmark(Mark::PageHere);
+        let next = conn.upstream.as_deref_mut().and_then(|it| it.pages_waiting.pop_front());
+        if let Some((request, key, ask)) = next {
+            self.ask_page(id, request, key, ask);
+        }
+    }
+
+    /// A service wants a page. One is on its way at a time: each may be a megabyte.
+    pub(super) fn ask_page(&mut self, id: ConnId, request: u32, key: RoomKey, ask: HistoryAsk) {
+        let Some(conn) = self.conns.find(id) else { return };
+        if !conn.mark(Mark::Paging) {
+            if let Some(upstream) = conn.upstream.as_deref_mut() {
+                upstream.pages_waiting.push_back((request, key, ask));
+            }
+            return;
+        }
+        let (home, who) = (home_of_room(key, self.shards()), self.here(id));
+        self.post.send(home, Mail::History { who, request, key, ask, by_upstream: true });
     }
 
     /// What the word lists leave of what a client says. None: it does not pass.
@@ -133,7 +170,9 @@ impl Core {
         };
         match rules.filter.check(said.app, what, payload) {
             Verdict::Pass => Some(Cow::Borrowed(payload)),
-            Verdict::Flag { .. } => {
+            Verdict::Flag { word } => {
+                let connection = format_args!("{:x}", self.connection_number(id));
+                tracing::debug!(connection, word, "a message has a word that is flagged");
                 self.flag(id, said, payload);
                 Some(Cow::Borrowed(payload))
             }

@@ -1,7 +1,7 @@
 //! What upstream services say, and what they are told.
 
 use barrage_router::{
-    AppId, Order, RoomId, RoomKey, ShardIndex, Target, UserId, UserKey, home_of_room, home_of_user,
+    AppId, Order, RoomId, RoomKey, ShardIndex, Target, UserId, UserKey, home_of_user,
 };
 use barrage_sys::ConnId;
 use barrage_wire::codec::{List, Tail};
@@ -14,7 +14,9 @@ use bytes::Bytes;
 use super::core::{Core, TallyEnd};
 use super::moderation::{mute, user as user_of};
 use crate::conn::{Role, Upstream};
-use crate::limits::{HEARTBEAT, SUBSCRIBERS_MAX, UPSTREAM_CREDITS, UPSTREAM_OUTBOX_BYTES_MAX};
+use crate::limits::{
+    HEARTBEAT, SUBSCRIBERS_MAX, UPSTREAM_CREDITS, UPSTREAM_OUTBOX_BYTES_MAX, USERS_PER_PART_MAX,
+};
 use crate::mail::{ConnRef, Direct, Head, HistoryAsk, Mail, Origin, ToUser};
 use crate::refusal::Refusal;
 use crate::uplink::{Subscriber, event_bit};
@@ -66,11 +68,10 @@ impl Core {
                 self.order(id, request, user, Order::Ban { user, until_ms, text })
             }
             UpstreamFrame::History { request, room, epoch, from, since_ms, count } => {
-                let who = self.take_credit(id, request, AckMode::Accepted)?.at;
+                self.take_credit(id, request, AckMode::Accepted)?;
                 let key = RoomKey { app: AppId(app), room: RoomId(room) };
                 let ask = HistoryAsk { epoch, from, since_ms, count };
-                let home = home_of_room(key, self.shards());
-                self.post.send(home, Mail::History { who, request, key, ask, by_upstream: true });
+                self.ask_page(id, request, key, ask);
                 Ok(())
             }
             UpstreamFrame::PublishUser { head, user, payload } => {
@@ -81,7 +82,7 @@ impl Core {
                 let mut users: Vec<u64> = users.iter().collect();
                 users.sort_unstable();
                 users.dedup();
-                self.publish_users(id, app, &head, &users, Target::Users, payload.0)
+                self.publish_users(id, app, &head, &users, Target::Users(0), payload.0)
             }
             UpstreamFrame::PublishApp { head, payload } => {
                 self.publish_app(id, app, &head, payload.0)
@@ -178,6 +179,7 @@ impl Core {
             class: category.class,
             never_drop: category.never_drop,
             stored: head.ack == AckMode::Stored,
+            by_client: false,
             kind: head.kind,
             count,
             expires_ms,
@@ -232,23 +234,27 @@ impl Core {
             let user = UserKey { app: AppId(app), user: UserId(user) };
             homes[usize::from(home_of_user(user, self.shards()).0)].push(user.user.0);
         }
-        let parts = homes.iter().filter(|users| !users.is_empty()).count() as u32;
+        let parts =
+            homes.iter().map(|users| users.len().div_ceil(USERS_PER_PART_MAX)).sum::<usize>();
         if parts == 0 {
             self.published(origin, Code::Offline, 0);
             return Ok(());
         }
-        let tally = self.open_tally(TallyEnd::Origin(origin), parts);
+        let tally = self.open_tally(TallyEnd::Origin(origin), parts as u32);
         for (shard, users) in (0..).map(ShardIndex).zip(homes) {
-            if users.is_empty() {
-                continue;
+            let congested = self.post.congested(shard);
+            // In parts, so that others get their turn between them.
+            for (part, users) in (0..).zip(users.chunks(USERS_PER_PART_MAX)) {
+                if congested {
+                    self.metrics.overloaded_total += 1;
+                    self.tallied(tally, Code::Overloaded, 0, 1);
+                    continue;
+                }
+                let (users, message) = (users.to_vec(), Box::new(message.clone()));
+                let target =
+                    if let Target::Users(_) = target { Target::Users(part) } else { target };
+                self.post.send(shard, Mail::ToUsers { tally, app, users, target, message });
             }
-            if self.post.congested(shard) {
-                self.metrics.overloaded_total += 1;
-                self.tallied(tally, Code::Overloaded, 0, 1);
-                continue;
-            }
-            let message = Box::new(message.clone());
-            self.post.send(shard, Mail::ToUsers { tally, app, users, target, message });
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use barrage_wire::ServerFrame;
 use barrage_wire::server::{CLASSES, COMBO_FINAL, Code};
 
 use super::orders::{About, Orders};
-use super::rules::Kind;
+use super::rules::{GIFT_SMALL, Kind, STATE};
 
 /// A room within its epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -262,6 +262,12 @@ impl Truth {
     pub fn is_inboxed(&self, id: u64) -> bool {
         let said = self.said(id);
         matches!(said.target, Target::Users(_)) && self.kind.is_kept(said.category)
+    }
+
+    /// Whether clients may be refused it, as long as some policy of the run merges its category.
+    pub fn is_for_services(&self, id: u64) -> bool {
+        let category = self.said(id).category;
+        self.never_drop(id) || self.kind.merges && [GIFT_SMALL, STATE].contains(&category)
     }
 
     pub fn never_drop(&self, id: u64) -> bool {

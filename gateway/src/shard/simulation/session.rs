@@ -259,7 +259,7 @@ impl Session {
                     Code::Merged => assert!(truth.kind.merges),
                     Code::Limited => assert!(truth.kind.refuses()),
                     Code::UnknownCategory => assert_eq!(truth.said(id).category, 99),
-                    Code::Forbidden => assert!(truth.never_drop(id)),
+                    Code::Forbidden => assert!(truth.is_for_services(id)),
                     other => panic!("{other:?} to a publish"),
                 }
                 report.count(code);
