@@ -279,11 +279,13 @@ impl Fleet {
         self.memberships.get((number * rooms + rooms).checked_sub(1)?)
     }
 
-    /// Messages whose fate is known at every ready client that is left, on average.
+    /// Messages, in all rooms together, whose fate is known at every ready client of their room that is
+    /// left, on average. A client hears of one room in so many.
     pub fn progress(&self) -> u64 {
         let left = self.world.counts.ready - self.world.counts.lost;
         let known = self.world.tally.accounted().saturating_sub(self.gone_reached);
-        known.checked_div(left).unwrap_or(0)
+        let rooms = self.world.plan.rooms.first().map_or(1, |rooms| rooms.count() as u64);
+        known.saturating_mul(rooms).checked_div(left).unwrap_or(0)
     }
 
     /// Lets every ready client say its first uplinks.

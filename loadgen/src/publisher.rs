@@ -253,10 +253,9 @@ impl Publisher {
                 ((elapsed_s * rate) as u64 + 1).saturating_sub(published)
             }
             Pace::Window(window) => {
-                // What was refused is on its way to nobody. A member hears of one room.
+                // What was refused is on its way to nobody.
                 let away = published - self.published.refused();
-                let rooms = u64::from(self.publishing.rooms);
-                let known = read(&self.shared.progress).saturating_mul(rooms);
+                let known = read(&self.shared.progress);
                 let unanswered = window.saturating_sub(self.requests.unanswered());
                 known.saturating_add(window).saturating_sub(away).min(unanswered)
             }
