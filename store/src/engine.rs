@@ -65,7 +65,13 @@ impl Engine {
         let _ = fs::remove_file(dir.join(PROBE_FILE));
         let cut = journal::mend(&path, start == Start::AfterSyncFault)?;
         if cut > 0 {
-            tracing::warn!(bytes = cut, dir = %dir.display(), "cut the broken end off history");
+            tracing::warn!(
+                bytes = cut,
+                dir = %dir.display(),
+                "the log of the history ended in something that is not whole, and was cut there. After \
+                 a crash that is nothing that was answered `Stored`; after damage to the disk, what \
+                 was stored behind it is gone with it"
+            );
         }
         // With one worker, flushes never pile up behind each other, so a commit never waits for
         // a worker that has died of a full disk.
