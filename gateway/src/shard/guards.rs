@@ -124,9 +124,7 @@ impl Core {
         self.guards.egress.set(self.clock.millis(), share);
         if self.config.rules.policy.quotas.app.is_unlimited() {
             self.guards.apps.clear();
-            if self.config.rules.policy.quotas.app.is_unlimited() {
-                self.guards.divider.apps.clear();
-            }
+            self.guards.divider.apps.clear();
         }
         // What was used stays used: a policy that is read again is not another burst.
         self.guards.apps.values_mut().for_each(|place| place.share = None);

@@ -1,14 +1,11 @@
 //! What a shard does with the durable history: what its rooms say goes in, what somebody has missed
-//! or wants to see again comes out, and answers wait until what they promise is true.
-
-use std::collections::VecDeque;
+//! comes out, and answers wait until what they promise is true.
 
 use ahash::AHashMap;
 use barrage_router::{
     Cursor, Frame, InboxDevice, InboxMessage, Keep, Order, Room, RoomKey, Target, UserKey,
 };
 use barrage_store::{Client, Done, From, Load, Page, Position, Record, State};
-use barrage_wire::limits::HISTORY_PAGE_MAX;
 use barrage_wire::server::Code;
 use bytes::Bytes;
 use slab::Slab;
@@ -16,14 +13,13 @@ use slab::Slab;
 use super::core::Core;
 use super::lifecycle::ticks;
 use super::missed::{Before, Resume, Resumes, Turn, earlier};
+use super::pages::{PageAsk, Pages};
 use super::publish::Waiter;
 use crate::limits::{
-    HISTORY_QUEUE_RESERVE, PAGE_BYTES_MAX, PAGES_AT_ONCE_MAX, PAGES_WAITING_MAX, RESUME_BYTES_MAX,
-    RESUME_FRAMES_MAX, RESUME_WAIT_MAX, ROOMS_KNOWN_MAX,
+    HISTORY_QUEUE_RESERVE, RESUME_BYTES_MAX, RESUME_FRAMES_MAX, RESUME_WAIT_MAX, ROOMS_KNOWN_MAX,
 };
-use crate::mail::{ConnRef, HistoryAsk, Mail, Origin, TallyId};
+use crate::mail::{ConnRef, Mail, Origin, TallyId};
 use crate::note::{DeviceNote, MessageNote};
-use crate::past;
 
 /// Marks the tokens of loads among those of what is stored.
 const LOAD: u64 = 1 << 63;
@@ -44,9 +40,7 @@ pub struct History {
     /// Pages that were asked for.
     loading: Slab<Loading>,
     resumes: Resumes,
-    /// Pages whose turn comes, and how many the disk is asked for.
-    pages_waiting: VecDeque<(Load, PageAsk)>,
-    pages_loading: usize,
+    pub(super) pages: Pages,
 }
 
 /// Answers that wait for the disk.
@@ -60,18 +54,6 @@ enum Storing {
 enum Loading {
     Resume(Resume),
     Page(PageAsk),
-}
-
-/// Somebody who wants to see what was said.
-#[derive(Clone, Copy)]
-struct PageAsk {
-    who: ConnRef,
-    request: u32,
-    by_upstream: bool,
-    /// Messages wanted.
-    count: usize,
-    /// Where the room was when it was asked for: pages lead at least up to there.
-    head: Option<Position>,
 }
 
 impl History {
@@ -88,9 +70,23 @@ impl History {
             storing: Slab::new(),
             loading: Slab::new(),
             resumes: Resumes::default(),
-            pages_waiting: VecDeque::new(),
-            pages_loading: 0,
+            pages: Pages::default(),
         }
+    }
+
+    /// Whether something was said in a room that is not in memory.
+    pub(super) fn has_room_of(&self, key: RoomKey) -> bool {
+        self.known.contains_key(&key) || self.broken_off.contains_key(&key)
+    }
+
+    /// Asks the disk for a page. False when it takes nothing more.
+    pub(super) fn load_page(&mut self, load: Load, ask: PageAsk) -> bool {
+        let token = self.loading.insert(Loading::Page(ask));
+        let asked = self.client.load(LOAD | token as u64, load).is_ok();
+        if !asked {
+            self.loading.remove(token);
+        }
+        asked
     }
 }
 
@@ -411,97 +407,9 @@ impl Core {
             history.resumes.end(who, key, request);
         }
     }
-
-    /// Somebody wants to see what was said.
-    pub(super) fn home_history(
-        &mut self,
-        who: ConnRef,
-        request: u32,
-        key: RoomKey,
-        ask: HistoryAsk,
-        by_upstream: bool,
-    ) {
-        if self.history.is_none() {
-            return self.refuse_page(who, request, by_upstream, Code::Unstored);
-        }
-        let count = usize::from(ask.count).min(HISTORY_PAGE_MAX);
-        // A room in which nothing was ever said is not made for it.
-        let is_known = self.history.as_ref().is_some_and(|history| {
-            history.known.contains_key(&key) || history.broken_off.contains_key(&key)
-        });
-        let made = if is_known { self.home_room(key) } else { None };
-        let head = made.or(self.homes.by_key.get(&key).copied()).map(|index| {
-            let room = &self.homes.rooms[index as usize].room;
-            Position { epoch: room.epoch(), seq: room.head() }
-        });
-        let from = match ask.epoch {
-            0 => From::Since(ask.since_ms),
-            epoch => From::After(Position { epoch, seq: ask.from.saturating_sub(1) }),
-        };
-        // Whoever wants none is told where it would begin.
-        let frames_max = count.max(1);
-        let load = Load { room: key, from, frames_max, bytes_max: PAGE_BYTES_MAX };
-        let ask = PageAsk { who, request, by_upstream, count, head };
-        let Some(history) = &mut self.history else { return };
-        if history.pages_waiting.len() >= PAGES_WAITING_MAX {
-            return self.refuse_page(who, request, by_upstream, Code::Overloaded);
-        }
-        history.pages_waiting.push_back((load, ask));
-        self.load_pages();
-    }
-
-    /// Asks the disk for pages, not for too many at once: each may be a megabyte.
-    fn load_pages(&mut self) {
-        while let Some(history) = &mut self.history
-            && history.pages_loading < PAGES_AT_ONCE_MAX
-            && let Some((load, ask)) = history.pages_waiting.pop_front()
-        {
-            let token = history.loading.insert(Loading::Page(ask));
-            if history.client.load(LOAD | token as u64, load).is_ok() {
-                history.pages_loading += 1;
-            } else {
-                history.loading.remove(token);
-                self.refuse_page(ask.who, ask.request, ask.by_upstream, Code::Overloaded);
-            }
-        }
-    }
-
-    /// A page has come, or cannot.
-    fn end_page(&mut self) {
-        if let Some(history) = &mut self.history {
-            history.pages_loading -= 1;
-        }
-        self.load_pages();
-    }
-
-    fn refuse_page(&mut self, who: ConnRef, request: u32, by_upstream: bool, code: Code) {
-        let end = past::End { code, ..past::End::default() };
-        let frames = vec![past::encode_end(request, &end, by_upstream)];
-        self.post.send(who.shard, Mail::Page { conn: who.conn, frames });
-    }
-
-    fn send_page(&mut self, ask: PageAsk, mut page: Page) {
-        let PageAsk { who, request, by_upstream, count, head } = ask;
-        let Position { epoch, seq: head } = head.unwrap_or(page.end);
-        let cut = page.records.get(count).map(|record| record.at);
-        page.records.truncate(count);
-        let behind = |at: Position| Position { epoch: at.epoch, seq: at.seq + 1 };
-        let more = page.records.last().filter(|_| page.more).map(|last| behind(last.at));
-        let end = past::End {
-            code: Code::Ok,
-            epoch,
-            oldest: oldest(&page, epoch),
-            head,
-            next: cut.or(more),
-        };
-        let said = page.records.iter().filter_map(|it| past::encode(request, it, by_upstream));
-        let mut frames: Vec<Bytes> = said.collect();
-        frames.push(past::encode_end(request, &end, by_upstream));
-        self.post.send(who.shard, Mail::Page { conn: who.conn, frames });
-    }
 }
 
 /// The first number of the room's epoch from which on the disk has everything.
-fn oldest(page: &Page, epoch: u64) -> u64 {
+pub(super) fn oldest(page: &Page, epoch: u64) -> u64 {
     if page.floor.epoch == epoch { page.floor.seq + 1 } else { 1 }
 }

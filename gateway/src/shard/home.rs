@@ -242,8 +242,20 @@ fn weight(code: Code) -> u8 {
         Code::Kept => 1,
         Code::Duplicate => 2,
         Code::Ok => 3,
+        Code::Merged
+        | Code::Limited
+        | Code::NotMember
+        | Code::AlreadyMember
+        | Code::TooManyRooms
+        | Code::Forbidden
+        | Code::NoUpstream
+        | Code::NoAnswer
+        | Code::UnknownCategory
+        | Code::Unsupported
+        | Code::Expired
+        | Code::Refused
+        | Code::Muted => 4,
         Code::Overloaded => 5,
         Code::Unstored => 6,
-        _ => 4,
     }
 }

@@ -14,6 +14,7 @@ mod inbox;
 mod lifecycle;
 mod missed;
 mod moderation;
+mod pages;
 mod publish;
 mod said;
 #[cfg(test)]

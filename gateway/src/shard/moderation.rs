@@ -17,6 +17,8 @@ use crate::refusal::Refusal;
 
 /// Bans and mutes that are looked at in one tick for whether they are over.
 const SWEEP_ORDERS: usize = 256;
+/// The same when there is no place for another one.
+const SWEEP_ORDERS_FULL: usize = 16_384;
 
 impl Core {
     /// An upstream bans or mutes somebody, or takes that back.
@@ -83,7 +85,7 @@ impl Core {
         let mut taken = self.guards.moderation.apply(order.clone());
         if taken == Err(Refused::Full) {
             // Those that are over but not yet swept take nobody's place.
-            self.sweep_at_most(usize::MAX);
+            self.sweep_at_most(SWEEP_ORDERS_FULL);
             taken = self.guards.moderation.apply(order.clone());
         }
         taken.map_err(|refused| match refused {

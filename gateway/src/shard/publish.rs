@@ -35,9 +35,7 @@ impl Homes {
             self.due.extend(at.map(|at| (at, index)));
         }
     }
-}
 
-impl Homes {
     /// The room has said something: counts what it remembers. False when all remember too much, and it
     /// had to forget.
     fn count_history(&mut self, index: u32) -> bool {

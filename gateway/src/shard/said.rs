@@ -1,7 +1,6 @@
 //! What clients say to others: in rooms, to services, and what they ask to see again.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use barrage_router::{
     Aggregation, AppId, Category, Class, Level, RoomId, RoomKey, UserId, UserKey, home_of_room,
@@ -106,12 +105,11 @@ impl Core {
         let refused = if self.membership(id, key).is_none() || room == 0 {
             Some(Code::NotMember)
         } else {
-            // One page at a time: the next one is asked for when it has come.
-            let free = self.conns.find(id).is_some_and(|conn| conn.mark(Mark::Paging));
-            let now = self.clock.millis();
-            let page = PAGE_BYTES_MAX as u64;
+            let (now, page) = (self.clock.millis(), PAGE_BYTES_MAX as u64);
             let spare = self.guards.egress.admit(now, Class::P3, false, Level::L4, page).is_ok();
-            (!free || !spare).then_some(Code::Overloaded)
+            // One page at a time: the next one is asked for when it has come.
+            let asks = spare && self.conns.find(id).is_some_and(|conn| conn.mark(Mark::Paging));
+            (!asks).then_some(Code::Overloaded)
         };
         if let Some(code) = refused {
             let end = past::End { code, ..past::End::default() };
@@ -163,12 +161,11 @@ impl Core {
         said: &Said,
         payload: &'a [u8],
     ) -> Option<Cow<'a, [u8]>> {
-        let rules = Arc::clone(&self.config.rules);
         let what = match said.channel {
             Some(_) => What::Uplink,
             None => What::Category(said.category),
         };
-        match rules.filter.check(said.app, what, payload) {
+        match self.config.rules.filter.check(said.app, what, payload) {
             Verdict::Pass => Some(Cow::Borrowed(payload)),
             Verdict::Flag { word } => {
                 let connection = format_args!("{:x}", self.connection_number(id));

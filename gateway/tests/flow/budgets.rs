@@ -7,7 +7,7 @@ use barrage_wire::codec::Tail;
 use barrage_wire::server::Code;
 use barrage_wire::upstream::{AckMode, PublishReply};
 
-use super::common::{CHAT, GIFT_LARGE, Gateway, SYSTEM, TempDir, Upstream, Via};
+use super::common::{CHAT, GIFT_LARGE, Gateway, SOON, SYSTEM, TempDir, Upstream, Via};
 use super::{ROOM, head, with_policy};
 
 fn ok(code: Code) -> bool {
@@ -41,6 +41,7 @@ fn a_user_says_no_more_than_the_quota() {
         let request = other.publish(there.alias, CHAT, b"x");
         assert_eq!(other.reply(request).0, Code::Ok);
         let mut upstream = gateway.upstream();
+        let since = Instant::now();
         for _ in 0..50 {
             assert_eq!(upstream.say_to_room(ROOM, b"x").0, Code::Ok);
             let head = head(&mut upstream, GIFT_LARGE, 0, AckMode::Accepted);
@@ -49,8 +50,9 @@ fn a_user_says_no_more_than_the_quota() {
         // Those count: there is nothing left for the user.
         let request = client.publish(here.alias, CHAT, b"x");
         let (code, wait_ms, _) = client.reply(request);
-        assert_eq!(code, Code::Limited);
-        assert!(wait_ms > 1000, "fifty gifts are five seconds: {wait_ms} ms");
+        let passed_ms = since.elapsed().as_millis() as u64;
+        assert!(code == Code::Limited || passed_ms > 4000, "{code:?} after {passed_ms} ms");
+        assert!(passed_ms + wait_ms > 4000, "fifty gifts are five seconds: {wait_ms} ms");
     });
 }
 
@@ -74,18 +76,15 @@ fn an_app_says_no_more_than_its_quota() {
         let mut upstream = gateway.upstream();
         let since = Instant::now();
         let mut admitted = 0;
-        while since.elapsed() < Duration::from_secs(3) {
+        while admitted < 500 {
             admitted += say_many(&mut upstream, rooms, 64);
+            assert!(since.elapsed() < SOON, "{admitted} admitted, cores {cores}, {rooms} rooms");
         }
         let exact = most(200, 20, since.elapsed());
         // Shares follow demands with a tick's delay, and more than one shard may begin with its
         // even share.
-        let shards = gateway.shards as u64;
-        let bounds = exact * 6 / 10..=if shards == 1 { exact } else { exact * 3 / 2 };
-        assert!(
-            bounds.contains(&admitted),
-            "{admitted} in {bounds:?}, cores {cores}, {rooms} rooms"
-        );
+        let max = if gateway.shards == 1 { exact } else { exact * 3 / 2 };
+        assert!(admitted <= max, "{admitted} of {max}, cores {cores}, {rooms} rooms");
         for _ in 0..20 {
             let head = head(&mut upstream, SYSTEM, 0, AckMode::Accepted);
             assert_eq!(upstream.publish_to_room(head, ROOM, b"system").0, Code::Ok);
@@ -120,6 +119,9 @@ fn when_bytes_run_short_what_may_be_dropped_gives_way() {
         let since = Instant::now();
         let mut admitted = 0;
         let mut refused = 0;
+        let full = 1000 * gateway.shards as u64;
+        let fullness = || gateway.metric("egress_fullness_permille");
+        let mut least = full;
         while refused < 20 {
             let (code, wait_ms) = say(&mut upstream, CHAT);
             if ok(code) {
@@ -127,21 +129,20 @@ fn when_bytes_run_short_what_may_be_dropped_gives_way() {
             } else {
                 refused += 1;
                 assert!((1..=5000).contains(&wait_ms), "{wait_ms}");
+                least = least.min(fullness());
             }
         }
         assert!(admitted <= most(40, 40, since.elapsed()), "{admitted}");
         assert!(admitted >= 5, "{admitted}");
         assert_eq!(gateway.metric("egress_refused_total"), refused);
         assert_eq!(gateway.category_metric("limited", "chat"), refused);
-        let full = 1000 * gateway.shards as u64;
-        let fullness = || gateway.metric("egress_fullness_permille");
-        assert!(fullness() < full, "{}", fullness());
+        assert!(least < full, "{least}");
         // What may not be dropped passes, and more than the budget allows.
+        let since = Instant::now();
         for n in 0..100 {
             let category = if n % 2 == 0 { GIFT_LARGE } else { SYSTEM };
             assert_eq!(say(&mut upstream, category).0, Code::Ok);
         }
-        let since = Instant::now();
         let (code, _) = say(&mut upstream, CHAT);
         assert!(code == Code::Limited || since.elapsed() > Duration::from_millis(500));
         // Then there is silence, and the bucket is full again.

@@ -4,7 +4,7 @@ use barrage_wire::server::Code;
 use barrage_wire::upstream::PublishHead;
 use barrage_wire::{ClientFrame, UpstreamFrame};
 
-use crate::common::{Client, Gateway, Said, TempDir, Told, Upstream, Via};
+use crate::common::{Client, GIFT_LARGE, Gateway, Said, TempDir, Told, Upstream, Via};
 use crate::{
     Ask, Asks, End, GIFT_SMALL, OLDEST, Past, Reader, STATE, STREAM, accepted, member,
     on_one_and_two, publish_from, say_numbers, say_stored, stored, words,
@@ -200,4 +200,34 @@ fn without_a_directory_there_is_no_past() {
         let mut client: Client = member(&gateway, ROOM);
         assert_eq!(client.page(ROOM, OLDEST), refused(Code::Unstored));
     });
+}
+
+#[test]
+fn a_page_waits_until_there_are_bytes_to_spare() {
+    let (data, rules) = (TempDir::new("spare"), TempDir::new("spare-rules"));
+    let policy = rules.file("policy.toml", "[egress]\nbytes-per-second = \"400KB\"\n");
+    let gateway = Gateway::start_in(&data, "0", &["--policy", &policy]);
+    let mut client = member(&gateway, ROOM);
+    let mut upstream = gateway.upstream();
+    let mut ask = || {
+        let asked = client.ask_for_page(ROOM, Ask { count: 1, ..OLDEST });
+        loop {
+            if let Said::PastEnd { request, code, .. } = client.hear()
+                && request == asked
+            {
+                return code;
+            }
+        }
+    };
+    let refused = (0..20).any(|_| {
+        // What may not be dropped passes, and leaves nothing for those who look back.
+        for _ in 0..30 {
+            let head = accepted(&mut upstream, GIFT_LARGE);
+            assert_eq!(upstream.publish_to_room(head, ROOM, &[7; 16_000]).0, Code::Ok);
+        }
+        ask() == Code::Overloaded
+    });
+    assert!(refused, "a budget that is used up refuses pages");
+    gateway.until_metric("egress_fullness_permille", |fullness| fullness == 1000);
+    assert_eq!(ask(), Code::Ok, "it was refused, and nothing is on its way");
 }
