@@ -300,6 +300,32 @@ impl DataRing {
         self.close_when_quiet(conn.slot() as u32);
     }
 
+    /// Ends a connection without a word: the peer gets a reset and not an end. Kernels before 6.7
+    /// cannot set the option by a request; there it is an end all the same.
+    pub(crate) fn reset(&mut self, conn: ConnId) {
+        /// Nothing is waited for when the socket is closed, so the kernel resets.
+        static AT_ONCE: libc::linger = libc::linger { l_onoff: 1, l_linger: 0 };
+        let Some(slot) = self.slot(conn) else { return };
+        slot.closing = true;
+        let busy = slot.receiving || slot.sending.is_some();
+        slot.shutdowns += u8::from(busy);
+        let number = conn.slot() as u32;
+        let option = opcode::SetSockOpt::new(
+            Fixed(number),
+            libc::SOL_SOCKET as u32,
+            libc::SO_LINGER as u32,
+            (&raw const AT_ONCE).cast(),
+            size_of::<libc::linger>() as u32,
+        );
+        self.push(option.build().user_data(Op::Silent.tag(0, 0)));
+        if busy {
+            // A shutdown would say that it is the end.
+            let cancel = opcode::AsyncCancel2::new(CancelBuilder::fd(Fixed(number)).all()).build();
+            self.push(cancel.user_data(Op::Shutdown.tag(conn.generation, number)));
+        }
+        self.close_when_quiet(number);
+    }
+
     fn shutdown(&mut self, slot: u32, generation: u32, op: Op, how: i32) {
         let entry = opcode::Shutdown::new(Fixed(slot), how).build();
         self.push(entry.user_data(op.tag(generation, slot)));
@@ -327,8 +353,8 @@ impl DataRing {
         self.queued = true;
         loop {
             // SAFETY: what the entry points to outlives the request: slices are kept in their slot
-            // until the send completes, accept addresses are never freed, connect
-            // addresses are kept until the request was submitted, descriptors are of this ring's
+            // until the send completes, accept addresses are never freed, connect addresses are
+            // kept until the request was submitted, options are static, descriptors are of this ring's
             // table or of listeners that live as long as the ring.
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
                 return;

@@ -165,6 +165,12 @@ impl KernelRing {
         self.rings[ring].connect(socket.as_fd(), remote.into())
     }
 
+    /// Ends a connection as `close` does, but without a word: the peer gets a reset. Before Linux 6.7
+    /// it is the same as `close`.
+    pub fn reset(&mut self, conn: ConnId) {
+        self.rings[conn.ring()].reset(conn);
+    }
+
     /// Connections that hold a slot.
     pub fn connections(&self) -> u32 {
         self.rings.iter().map(DataRing::used).sum()

@@ -130,6 +130,39 @@ fn a_close_ends_what_is_in_flight() {
 }
 
 #[test]
+fn a_reset_is_one_for_the_peer_and_a_close_is_not() {
+    let mut endings = Vec::new();
+    for reset in [true, false] {
+        let (mut ring, address) = ring(CONFIG);
+        let client = std::thread::spawn(move || {
+            let mut client = TcpStream::connect(address).expect("a connection");
+            client.read(&mut [0; 8]).map_err(|error| error.kind())
+        });
+        let mut closed = 0;
+        while closed == 0 {
+            let mut come = None;
+            ring.reap(&mut |event| match event {
+                Event::Accepted { conn, .. } => come = Some(conn),
+                Event::Closed { .. } => closed += 1,
+                other => panic!("{other:?} of a client that says nothing"),
+            });
+            match come {
+                Some(conn) if reset => ring.reset(conn),
+                Some(conn) => ring.close(conn),
+                None => {}
+            }
+            ring.submit();
+            if closed == 0 {
+                ring.wait(Duration::from_secs(10), || true);
+            }
+        }
+        endings.push(client.join().expect("the client is content"));
+        assert_eq!(ring.connections(), 0);
+    }
+    assert_eq!(endings, [Err(std::io::ErrorKind::ConnectionReset), Ok(0)]);
+}
+
+#[test]
 fn a_path_that_is_not_a_socket_is_left_alone() {
     let path = std::env::temp_dir().join(format!("barrage-precious-{}", std::process::id()));
     std::fs::write(&path, "precious").expect("written");
