@@ -131,6 +131,7 @@ async fn metrics_page(Given(pages): Given<Pages>) -> impl IntoResponse {
     let mut text = metrics::render(&shards, name_of);
     let (reloads, failures) = pages.plane.rules.counts();
     metrics::render_plane(reloads, failures, pages.plane.history.as_ref(), &mut text);
+    metrics::render_process(&mut text);
     (content, text)
 }
 

@@ -72,6 +72,31 @@ pub fn render_plane(reloads: u64, failures: u64, history: Option<&Keeper>, text:
     }
 }
 
+/// Writes what the kernel knows of this process, under the names that Prometheus' own client
+/// libraries use, so that ready dashboards and tools find it. What the kernel does not tell is left
+/// out.
+pub fn render_process(text: &mut String) {
+    let cpu_s = barrage_sys::process_cpu_time().as_secs_f64();
+    let status = std::fs::read_to_string("/proc/self/status").ok();
+    let resident = status.as_deref().and_then(resident_bytes);
+    // Writing to a String does not fail.
+    let _ = writeln!(text, "# HELP process_cpu_seconds_total Processor time, user and system");
+    let _ = writeln!(text, "# TYPE process_cpu_seconds_total counter");
+    let _ = writeln!(text, "process_cpu_seconds_total {cpu_s}");
+    if let Some(bytes) = resident {
+        let _ = writeln!(text, "# HELP process_resident_memory_bytes Resident memory");
+        let _ = writeln!(text, "# TYPE process_resident_memory_bytes gauge");
+        let _ = writeln!(text, "process_resident_memory_bytes {bytes}");
+    }
+}
+
+/// The resident memory of a `/proc/PID/status`.
+fn resident_bytes(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib * 1024)
+}
+
 type Count = fn(&CategoryCounts) -> u64;
 
 fn render_categories(
@@ -182,6 +207,20 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_process_tells_its_time_and_memory() {
+        let mut text = String::new();
+        render_process(&mut text);
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|line| line.trim().parse::<f64>().ok()).expect(name)
+        };
+        assert!(value("process_cpu_seconds_total ") > 0.0, "{text}");
+        assert!(value("process_resident_memory_bytes ") > 100_000.0, "{text}");
+        assert_eq!(resident_bytes("Name: x\nVmRSS:\t  42 kB\n"), Some(43_008));
+        assert_eq!(resident_bytes("Name: x\n"), None);
+    }
 
     #[test]
     fn every_core_has_its_own_series() {
