@@ -6,9 +6,12 @@ use barrage_wire::limits::PAYLOAD_BYTES_MAX;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::plan::{Transport, UPLINK_BYTES_MAX};
-use crate::sources;
+use crate::record::{compare, merge, page};
 use crate::stamp::STAMP_BYTES;
 use crate::upstream::{UpstreamAddress, parse_address};
+use crate::{
+    agent, calibrate, campaign, capture, doctor, faults, forecast, probe, search, sources,
+};
 
 /// The most clients of a run.
 const CLIENTS_MAX: i64 = 4_000_000;
@@ -31,11 +34,13 @@ const ROOMS_PER_CLIENT_MAX: i64 = 64;
 pub const CATEGORY_STREAM: u16 = 7;
 
 const EXIT_CODES: &str = "Exit codes:
-  0  the run is valid and nothing is missing
-  1  the gateway could not be reached, or the run could not be made
-  2  wrong usage
+  0  pass: the run is valid, everything is accounted for, every objective was met
+  1  an objective of the scenario was missed
+  2  wrong usage, or what was asked cannot be done here
   3  messages are missing without explanation, or came twice or out of order, or totals are wrong
-  4  the run is invalid: its figures say more about the generator than about the gateway";
+  4  the run is invalid: its figures say more about the generator than about the target
+  5  worse than the baseline
+  6  the target could not be reached, or has gone";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -50,6 +55,32 @@ pub enum Command {
     Storm(StormArgs),
     /// This machine's ceiling: one bare send(2) per delivery, without any gateway.
     Limit(LimitArgs),
+    /// A campaign by a scenario: a file, or one of the library.
+    Run(campaign::RunArgs),
+    /// What a scenario will need; sends nothing.
+    Plan(forecast::PlanArgs),
+    /// What of this machine would spoil a campaign, and how to mend it.
+    Doctor(doctor::DoctorArgs),
+    /// The most that this machine can prove, against a built-in sink.
+    Calibrate(calibrate::CalibrateArgs),
+    /// The highest rate that meets a scenario's objectives.
+    Search(search::SearchArgs),
+    /// Work for the leader of a campaign on another machine.
+    Agent(agent::AgentArgs),
+    /// A page with charts of a run.
+    Report(page::ReportArgs),
+    /// Make one record of several, without loss.
+    Merge(merge::MergeArgs),
+    /// A baseline against something new, with the noise of repeats.
+    Compare(compare::CompareArgs),
+    /// Write down live traffic.
+    Capture(capture::record::CaptureArgs),
+    /// Publish a capture again.
+    Replay(capture::replay::ReplayArgs),
+    /// What a proxy costs, in connects and pushes.
+    Probe(probe::ProbeArgs),
+    /// A proxy that does what a network or a gateway can do wrong, to see that it is noticed.
+    Faults(faults::FaultsArgs),
 }
 
 /// The gateway's client listener.

@@ -16,7 +16,6 @@ use crate::publisher::{self, Pace, Published, Publishing};
 use crate::report::{self, Report};
 use crate::run::{self, Run};
 use crate::shared::{Errand, Span, read};
-use crate::upstream::Upstream;
 use crate::verdict::{self, Facts};
 
 /// Clients per room, unless given otherwise.
@@ -72,11 +71,11 @@ pub fn run(args: &ConnectArgs, stop: &Arc<AtomicBool>) -> Result<Report> {
     // A wrong address is to be found before the ramp. The gateway would not keep a silent
     // connection through a long one, so the broadcast makes its own.
     if let Some(address) = args.upstream.as_ref().filter(|_| args.then_broadcast) {
-        drop(Upstream::connect(address, args.clients.app)?);
+        drop(run::upstream(address, args.clients.app)?);
     }
     let gateway = Gateway { pid: args.clients.gateway_pid, metrics: args.clients.metrics };
     let (before, first) = (Memory::now(&gateway), gateway.sample());
-    let mut run = Run::start(plan.clone(), gateway, args.reporting, stop)?;
+    let mut run = Run::start(plan.clone(), args.rate, gateway, args.reporting, stop)?;
     run.ramp();
     let ramp_used = gateway.sample().since(first);
     let held_until_ns = now_ns() + seconds_ns(args.hold);
@@ -110,7 +109,6 @@ fn plan(args: &ConnectArgs) -> Result<Plan> {
         let rooms = Rooms::several(args.room, count, per_client);
         let mut plan = run::plan(&args.clients, args.count, rooms, None)?;
         plan.joins_later = true;
-        plan.connects_per_s = args.rate;
         return Ok(plan);
     }
     let count = args.rooms.unwrap_or(args.count.div_ceil(CLIENTS_PER_ROOM));
@@ -118,9 +116,7 @@ fn plan(args: &ConnectArgs) -> Result<Plan> {
     if args.one_room || args.then_broadcast {
         rooms.push(Rooms::One(one_room(args, count)?));
     }
-    let mut plan = run::plan(&args.clients, args.count, rooms, None)?;
-    plan.connects_per_s = args.rate;
-    Ok(plan)
+    run::plan(&args.clients, args.count, rooms, None)
 }
 
 /// The room of all clients: the one after the rooms that they are spread over.
@@ -182,7 +178,7 @@ fn broadcast_once(args: &ConnectArgs, run: &mut Run) -> Result<Published> {
         pace: Pace::Burst(1),
         core: args.clients.upstream_core,
     };
-    let upstream = Upstream::connect(address, args.clients.app)?;
+    let upstream = run::upstream(address, args.clients.app)?;
     let start_ns = now_ns();
     let span = Span { start_ns, from_ns: start_ns, to_ns: start_ns + BROADCAST_SEND_NS };
     run.shared.set_span(span);

@@ -1,16 +1,22 @@
 //! All clients of the network thread: events in, sends and closes out.
 
+mod away;
+mod foreign;
+
 use std::io;
 use std::sync::Arc;
 
-use barrage_sys::{ConnId, Event, Ring, SendSlice};
+use barrage_sys::{ConnId, Event, KernelRing, Ring, SendSlice};
 use barrage_wire::ClientFrame;
 use barrage_wire::ws::{HandshakeError, parse_response, write_request};
 
 use crate::clock::SECOND_NS;
+use crate::dialect::Dialect;
+use crate::fleet::away::Away;
+use crate::fleet::foreign::Foreign;
 use crate::ledger::Membership;
 use crate::plan::{Plan, Transport};
-use crate::session::{Client, Phase, Rare, Session, errand_frames, first_frames, ws_key};
+use crate::session::{Client, Phase, Rare, Session, errand_frames, first_frames, us_of, ws_key};
 use crate::shared::Errand;
 use crate::stream::{Fault, feed_tcp, feed_ws};
 use crate::world::World;
@@ -19,8 +25,12 @@ use crate::world::World;
 const WS_PATH: &str = "/";
 /// Joins and leaves that may be unanswered at any time, unless one client alone has more.
 const ERRANDS_UNANSWERED_MAX: u64 = 8192;
+/// A connection gets ready within this, or is given up.
+const READY_US_MAX: u32 = 15_000_000;
 /// Marks a slot without a client.
 const NOBODY: u32 = u32::MAX;
+/// The connection of a client that never had one.
+const NOWHERE: ConnId = ConnId { index: u32::MAX, generation: u32::MAX };
 
 /// The clients, by the order they were connected in.
 pub struct Fleet {
@@ -33,43 +43,96 @@ pub struct Fleet {
     pub world: World,
     sends: Vec<(ConnId, SendSlice)>,
     closes: Vec<ConnId>,
-    /// The same ping for everybody.
-    ping: SendSlice,
+    resets: Vec<ConnId>,
+    /// The same pings for everybody: of TCP and of WebSocket.
+    pings: [SendSlice; 2],
     ping_next: usize,
-    /// Ready clients that have gone knew the fate of so many messages.
-    gone_reached: u64,
+    /// What the target speaks if it is not Barrage.
+    dialect: Option<Dialect>,
     /// One unfinished state to lend out, so that whole frames allocate nothing.
     spare: Option<Box<Rare>>,
+    /// Those who have gone and come back.
+    away: Away,
+    per_client: usize,
 }
 
 impl Fleet {
     /// No clients yet.
     pub fn new(plan: Arc<Plan>) -> Self {
         let clients = plan.clients as usize;
-        let mut ping = Vec::new();
-        plan.transport.put(&mut ping, &ClientFrame::Ping { nonce: 0 }.to_vec());
+        let per_client = plan.rooms.per_client();
+        let dialect = plan.dialect.clone();
+        let keep_alive = dialect.as_ref().map(Dialect::keep_alive);
+        let ping = ClientFrame::Ping { nonce: 0 }.to_vec();
+        let pings = [plan.transport, Transport::Ws].map(|transport| {
+            let mut bytes = Vec::new();
+            match keep_alive {
+                Some(keep_alive) => bytes.extend(keep_alive.iter().flat_map(|keep| keep.bytes)),
+                None => transport.put(&mut bytes, &ping),
+            }
+            SendSlice::from_vec(bytes)
+        });
+        let mut world = World::new(plan);
+        if let Some(Some(keep_alive)) = keep_alive {
+            world.heartbeat_s = keep_alive.every.as_secs() as u16;
+        }
         Self {
             clients: Vec::with_capacity(clients),
-            memberships: vec![Membership::default(); clients * plan.rooms.len()],
+            memberships: vec![Membership::default(); clients * per_client],
             by_slot: Vec::new(),
-            world: World::new(plan),
+            away: Away::new(&world.plan),
+            world,
             sends: Vec::new(),
             closes: Vec::new(),
-            ping: SendSlice::from_vec(ping),
+            resets: Vec::new(),
+            pings,
             ping_next: 0,
-            gone_reached: 0,
+            dialect,
             spare: None,
+            per_client,
         }
     }
 
-    /// Clients that have a connection, or had one.
+    /// Clients that have a connection, or had one, or could not get one.
     pub fn begun(&self) -> usize {
         self.clients.len()
     }
 
-    /// Takes a connection that is being made.
-    pub fn add(&mut self, conn: ConnId) {
-        let number = self.clients.len() as u32;
+    /// Bytes of user memory of one client, with everything that is kept for it.
+    pub fn bytes_per_client(&self) -> u64 {
+        let slots: usize = self.by_slot.iter().map(Vec::capacity).sum();
+        let rares = self.clients.iter().filter_map(|client| client.rare.as_ref());
+        let rare: usize = rares.map(|rare| size_of::<Rare>() + rare.bytes()).sum();
+        let bytes = self.clients.capacity() * size_of::<Client>()
+            + self.memberships.capacity() * size_of::<Membership>()
+            + slots * size_of::<u32>()
+            + rare
+            + self.away.bytes()
+            + self.world.epochs.bytes();
+        bytes.div_ceil(self.clients.capacity().max(1)) as u64
+    }
+
+    /// Takes the connection of a new client, or none when there could not be one.
+    pub fn add(&mut self, made: Result<ConnId, String>) {
+        let number = self.clients.len();
+        let k = self.world.plan.k(number);
+        let mut client = Client::new(NOWHERE);
+        client.ws = self.world.plan.speaks_ws(k);
+        let own = (number as u32, 0)..=(number as u32, u32::MAX);
+        client.watches = self.world.watchers.range(own).next().is_some();
+        client.phase = Phase::Gone;
+        self.clients.push(client);
+        match made {
+            Ok(conn) => self.take(number, conn),
+            Err(why) => {
+                self.world.counts.failed += 1;
+                self.world.fault(why);
+            }
+        }
+    }
+
+    /// Gives client `number` a connection that is being made.
+    fn take(&mut self, number: usize, conn: ConnId) {
         while self.by_slot.len() <= conn.ring() {
             self.by_slot.push(Vec::new());
         }
@@ -77,15 +140,28 @@ impl Fleet {
         if slots.len() <= conn.slot() {
             slots.resize(conn.slot() + 1, NOBODY);
         }
-        slots[conn.slot()] = number;
-        self.clients.push(Client {
-            conn,
-            rare: None,
-            said_s: 0,
-            phase: Phase::Connecting,
-            sending: false,
-            unanswered: 0,
-        });
+        slots[conn.slot()] = number as u32;
+        let client = &mut self.clients[number];
+        client.conn = conn;
+        client.phase = Phase::Connecting;
+        client.sending = false;
+        client.begun_us = us_of(self.world.now_ns);
+        client.dialect = Default::default();
+        self.world.counts.in_flight += 1;
+    }
+
+    /// Gives up whoever is not ready of the first `goal` clients, and those of them who have not
+    /// begun.
+    pub fn give_up(&mut self, goal: u64) {
+        let why = "did not get ready in time";
+        for number in 0..self.clients.len() {
+            if self.clients[number].phase.in_flight() {
+                self.lose(number, why.to_owned());
+            }
+        }
+        while (self.clients.len() as u64) < goal {
+            self.add(Err(why.to_owned()));
+        }
     }
 
     /// The client of a connection; none when the slot has another one by now.
@@ -110,10 +186,10 @@ impl Fleet {
 
     fn connected(&mut self, conn: ConnId) {
         let Some(number) = self.number(conn) else { return };
-        match self.world.plan.transport {
-            Transport::Tcp => self.hello(number),
-            Transport::Ws => {
-                let host = self.world.plan.target.to_string();
+        match self.clients[number].ws {
+            false => self.hello(number),
+            true => {
+                let host = self.world.plan.target_of(self.world.plan.k(number)).to_string();
                 let mut request = Vec::with_capacity(256);
                 write_request(&host, WS_PATH, ws_key(number as u32), &mut request);
                 self.clients[number].phase = Phase::Handshake;
@@ -123,20 +199,33 @@ impl Fleet {
     }
 
     fn hello(&mut self, number: usize) {
-        let frames = first_frames(&self.world.plan, number as u32);
         self.clients[number].phase = Phase::Hello;
+        let k = self.world.plan.k(number);
+        if let Some(dialect) = &self.dialect {
+            let mut bytes = Vec::with_capacity(128);
+            if let Some(place) = self.world.plan.rooms.nth(k, 0) {
+                dialect.hello(k, place.id, &mut bytes);
+            }
+            return self.write(number, bytes);
+        }
+        let places = &self.memberships[number * self.per_client..][..self.per_client];
+        let frames = first_frames(&self.world, k, &self.clients[number], places);
         self.say(number, &frames);
     }
 
     fn received(&mut self, conn: ConnId, bytes: &mut [u8]) {
         let Some(number) = self.number(conn) else { return };
-        if self.clients[number].phase == Phase::Gone {
+        if matches!(self.clients[number].phase, Phase::Gone | Phase::Away) {
             return;
         }
         self.world.received_bytes += bytes.len() as u64;
         let mut rare = self.clients[number].rare.take().or_else(|| self.spare.take());
         let rare_now = rare.get_or_insert_default();
         let fed = self.feed(number, rare_now, bytes);
+        rare_now.catching.append(&mut self.world.catching);
+        if !rare_now.catching.is_empty() || self.clients[number].awaited {
+            self.catch_up(number, &mut rare_now.catching);
+        }
         if rare_now.is_empty() && self.spare.is_none() {
             self.spare = rare;
         } else if !rare_now.is_empty() {
@@ -162,17 +251,21 @@ impl Fleet {
             bytes = &mut rest[..];
             self.hello(number);
         }
-        let rooms = self.world.plan.rooms.len();
-        let transport = self.world.plan.transport;
-        let mut session = Session {
-            number,
-            client: &mut self.clients[number],
-            memberships: &mut self.memberships[number * rooms..][..rooms],
-            world: &mut self.world,
-        };
-        match transport {
-            Transport::Tcp => feed_tcp(&mut rare.partial, bytes, &mut session),
-            Transport::Ws => feed_ws(&mut rare.partial, &mut rare.inbound, bytes, &mut session),
+        let rooms = self.per_client;
+        let memberships = &mut self.memberships[number * rooms..][..rooms];
+        let (client, world) = (&mut self.clients[number], &mut self.world);
+        if let Some(dialect) = &self.dialect {
+            let mut state = client.dialect;
+            let mut foreign = Foreign { number, client, memberships, world };
+            let fed = dialect.feed(&mut state, &mut rare.partial, bytes, &mut foreign);
+            self.clients[number].dialect = state;
+            return fed;
+        }
+        let ws = client.ws;
+        let mut session = Session { number, client, memberships, world };
+        match ws {
+            false => feed_tcp(&mut rare.partial, bytes, &mut session),
+            true => feed_ws(&mut rare.partial, &mut rare.inbound, bytes, &mut session),
         }
     }
 
@@ -193,7 +286,7 @@ impl Fleet {
 
     fn say(&mut self, number: usize, frames: &[u8]) {
         let mut bytes = Vec::with_capacity(frames.len() + 16);
-        self.world.plan.transport.put(&mut bytes, frames);
+        self.world.plan.transport_of(self.clients[number].ws).put(&mut bytes, frames);
         self.write(number, bytes);
     }
 
@@ -218,7 +311,7 @@ impl Fleet {
         let client = &mut self.clients[number];
         client.sending = false;
         match result {
-            _ if client.phase == Phase::Gone => {}
+            _ if matches!(client.phase, Phase::Gone | Phase::Away) => {}
             Ok(count) if count < slice.len() => self.send(number, slice.skip(count)),
             Ok(_) => {
                 let Some(rare) = &mut client.rare else { return };
@@ -240,54 +333,6 @@ impl Fleet {
         }
     }
 
-    /// Counts a connection that could not even be begun.
-    pub fn refuse(&mut self, why: String) {
-        self.world.counts.failed += 1;
-        self.world.fault(why);
-    }
-
-    /// Gives a client up and closes its connection.
-    fn lose(&mut self, number: usize, why: String) {
-        self.world.say.clear();
-        self.world.say_raw.clear();
-        let client = &mut self.clients[number];
-        let phase = std::mem::replace(&mut client.phase, Phase::Gone);
-        client.rare = None;
-        match phase {
-            Phase::Gone => return,
-            Phase::Ready => {
-                self.world.counts.lost += 1;
-                self.world.uplinks.disconnected += u64::from(client.unanswered);
-                self.gone_reached += self.reached(number);
-            }
-            Phase::Connecting | Phase::Handshake | Phase::Hello | Phase::Welcomed => {
-                self.world.counts.failed += 1;
-            }
-        }
-        self.closes.push(self.clients[number].conn);
-        self.world.fault(why);
-    }
-
-    /// Messages of the room that matters whose fate client `number` knows.
-    fn reached(&self, number: usize) -> u64 {
-        let head = self.world.room_of(number).map_or(0, |room| self.world.rooms[room].head);
-        self.place(number).map_or(0, |place| place.reached().saturating_sub(head))
-    }
-
-    fn place(&self, number: usize) -> Option<&Membership> {
-        let rooms = self.world.plan.rooms.len();
-        self.memberships.get((number * rooms + rooms).checked_sub(1)?)
-    }
-
-    /// Messages, in all rooms together, whose fate is known at every ready client of their room that is
-    /// left, on average. A client hears of one room in so many.
-    pub fn progress(&self) -> u64 {
-        let left = self.world.counts.ready - self.world.counts.lost;
-        let known = self.world.tally.accounted().saturating_sub(self.gone_reached);
-        let rooms = self.world.plan.rooms.first().map_or(1, |rooms| rooms.count() as u64);
-        known.saturating_mul(rooms).checked_div(left).unwrap_or(0)
-    }
-
     /// Lets every ready client say its first uplinks.
     pub fn begin_uplinks(&mut self) {
         let Some(window) = self.world.plan.uplinks.map(|uplinks| uplinks.window) else { return };
@@ -306,7 +351,7 @@ impl Fleet {
             let errands = &mut self.world.errands;
             (errands.now, errands.next, errands.unanswered) = (Some(errand), 0, 0);
         }
-        let per_client = self.world.plan.rooms.len() as u64;
+        let per_client = self.per_client as u64;
         while let number = self.world.errands.next
             && number < self.clients.len()
         {
@@ -317,7 +362,7 @@ impl Fleet {
             self.world.errands.next += 1;
             if self.clients[number].phase == Phase::Ready {
                 let mut frames = Vec::new();
-                errand_frames(&self.world.plan, number as u32, errand, &mut frames);
+                errand_frames(&self.world.plan, self.world.plan.k(number), errand, &mut frames);
                 self.world.errands.unanswered += per_client;
                 self.say(number, &frames);
             }
@@ -328,58 +373,73 @@ impl Fleet {
     pub fn ping_some(&mut self, count: usize) {
         let now_s = (self.world.now_ns / SECOND_NS) as u32;
         let silence_s = u32::from(self.world.heartbeat_s);
-        if silence_s == 0 || self.clients.is_empty() {
-            return;
-        }
+        let now_us = us_of(self.world.now_ns);
         for _ in 0..count.min(self.clients.len()) {
             self.ping_next = (self.ping_next + 1) % self.clients.len();
             let client = &self.clients[self.ping_next];
-            let silent = now_s.saturating_sub(client.said_s) >= silence_s;
+            if client.phase.in_flight() {
+                let late = now_us.wrapping_sub(client.begun_us) > READY_US_MAX;
+                if late && self.world.plan.returns {
+                    self.lose(self.ping_next, "did not get ready in time".to_owned());
+                }
+                continue;
+            }
+            let silent = silence_s > 0 && now_s.saturating_sub(client.said_s) >= silence_s;
             if silent && client.phase == Phase::Ready && !client.sending {
-                self.send(self.ping_next, self.ping.clone());
+                self.send(self.ping_next, self.pings[usize::from(client.ws)].clone());
             }
         }
     }
 
-    /// Whether every client that is left knows the fate of every message up to the last one of its
-    /// room, and the answer to each of its uplinks.
+    /// Whether every client that is left, or on its way back, knows the fate of every message up to
+    /// the last one of each of its rooms, and the answer to each of its uplinks.
     pub fn is_complete(&self, last_seqs: &[u64]) -> bool {
-        self.clients.iter().enumerate().all(|(number, client)| {
-            let last = last_of(&self.world, number, last_seqs);
-            let settled = self.place(number).is_none_or(|place| place.reached() >= last);
-            client.phase != Phase::Ready || (settled && client.unanswered == 0)
-        })
+        self.away.is_empty()
+            && self.clients.iter().enumerate().all(|(number, client)| match client.phase {
+                Phase::Ready => client.unanswered == 0 && self.has_heard(number, last_seqs),
+                Phase::Away | Phase::Gone => true,
+                // Whoever has never been ready is the ramp's matter.
+                _ => !client.known,
+            })
+    }
+
+    fn has_heard(&self, number: usize, last_seqs: &[u64]) -> bool {
+        let (mut heard, floating) = (true, self.clients[number].floating);
+        self.world.plan.rooms.each(self.world.plan.k(number), |place| {
+            let member = &self.memberships[number * self.per_client + place.nth];
+            let last = place.book.and_then(|room| last_seqs.get(room)).copied().unwrap_or(0);
+            heard &= !member.known() || floating || member.reached() >= last;
+        });
+        heard
     }
 
     /// Closes the books: nothing more will come.
     pub fn finish(&mut self, last_seqs: &[u64]) {
-        let rooms = self.world.plan.rooms.len();
-        if rooms == 0 {
-            return;
-        }
-        let places = self.memberships.chunks_exact_mut(rooms);
-        for ((number, client), places) in self.clients.iter().enumerate().zip(places) {
-            let last = last_of(&self.world, number, last_seqs);
-            if let Some(place) = places.last_mut() {
-                place.finish(last, client.phase == Phase::Ready, &mut self.world.tally);
-            }
+        let World { plan, tally, rooms, .. } = &mut self.world;
+        for (number, client) in self.clients.iter().enumerate() {
+            let places = &mut self.memberships[number * self.per_client..][..self.per_client];
+            plan.rooms.each(plan.k(number), |place| {
+                let Some(room) = place.book else { return };
+                let last = last_seqs.get(room).copied().unwrap_or(0);
+                let epoch = rooms[room].epoch;
+                let connected = client.phase == Phase::Ready && !client.floating;
+                places[place.nth].finish_in(epoch, last, connected, tally);
+            });
         }
     }
 
     /// Hands over what is to be sent and closed.
-    pub fn flush(&mut self, ring: &mut impl Ring) {
+    pub fn flush(&mut self, ring: &mut KernelRing) {
         for (conn, slice) in self.sends.drain(..) {
             ring.send(conn, slice);
         }
         for conn in self.closes.drain(..) {
             ring.close(conn);
         }
+        for conn in self.resets.drain(..) {
+            ring.reset(conn);
+        }
     }
-}
-
-/// The last message of client `number`'s room; 0 when nothing was published there.
-fn last_of(world: &World, number: usize, last_seqs: &[u64]) -> u64 {
-    world.room_of(number).and_then(|room| last_seqs.get(room)).copied().unwrap_or(0)
 }
 
 fn handshake_text(error: HandshakeError) -> String {

@@ -1,4 +1,4 @@
-//! The gateway seen from outside: processor time, memory, and what its metrics say.
+//! The target seen from outside: processor time, memory, and what its metrics say.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -6,10 +6,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::clock::now_ns;
+use crate::exit::TargetLost;
 use crate::procfs;
+use crate::record::kept::TargetSample;
 
 /// The counter of sends on `/metrics`.
 const SENDS: &str = "barrage_sends_total";
+const CONNECTIONS: &str = "barrage_connections";
+/// What Prometheus' own client libraries call these.
+const CPU_SECONDS: &str = "process_cpu_seconds_total";
+const RESIDENT_BYTES: &str = "process_resident_memory_bytes";
 const SCRAPE_MAX: Duration = Duration::from_secs(2);
 const SCRAPE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
@@ -52,6 +59,21 @@ impl Gateway {
         }
     }
 
+    /// Everything that can be seen now; what is seen of the process itself goes before what it says.
+    /// An error when its metrics were named and do not answer.
+    pub fn look(&self) -> Result<TargetSample> {
+        let text = self.metrics.map(page).transpose()?;
+        let tells = |name| text.as_deref().and_then(|text| counter(text, name));
+        let own_cpu_s = self.pid.and_then(|pid| procfs::cpu_seconds(pid).ok());
+        Ok(TargetSample {
+            at_ns: now_ns(),
+            cpu_s: own_cpu_s.or_else(|| tells(CPU_SECONDS)),
+            rss_bytes: self.rss_bytes().or_else(|| Some(tells(RESIDENT_BYTES)? as u64)),
+            connections: tells(CONNECTIONS).map(|connections| connections as u64),
+            sends: tells(SENDS),
+        })
+    }
+
     /// Resident bytes now.
     pub fn rss_bytes(&self) -> Option<u64> {
         self.pid.and_then(|pid| procfs::rss_bytes(pid).ok())
@@ -68,19 +90,25 @@ impl Sample {
 
 /// The sends that `/metrics` tells; none when it does not.
 fn scrape(address: SocketAddr) -> Result<Option<f64>> {
-    let mut stream = TcpStream::connect_timeout(&address, SCRAPE_MAX)?;
+    Ok(counter(&page(address)?, SENDS))
+}
+
+/// What `/metrics` says.
+fn page(address: SocketAddr) -> Result<String> {
+    let lost = |error| TargetLost(format!("{address} takes no connection: {error}"));
+    let mut stream = TcpStream::connect_timeout(&address, SCRAPE_MAX).map_err(lost)?;
     stream.set_read_timeout(Some(SCRAPE_MAX))?;
     stream.set_write_timeout(Some(SCRAPE_MAX))?;
     let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut text = Vec::new();
     stream.take(SCRAPE_BYTES_MAX).read_to_end(&mut text)?;
-    let text = String::from_utf8_lossy(&text);
+    let text = String::from_utf8_lossy(&text).into_owned();
     let status = text.lines().next().unwrap_or_default();
     if !status.contains(" 200") {
         bail!("the answer is {status:?}");
     }
-    Ok(counter(&text, SENDS))
+    Ok(text)
 }
 
 /// A counter of Prometheus' text format, added up over its labels.
@@ -99,6 +127,28 @@ fn counter(text: &str, name: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_look_takes_everything_from_one_page() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let gateway = Gateway { pid: None, metrics: Some(listener.local_addr().unwrap()) };
+        let page = "HTTP/1.1 200 OK\r\n\r\nprocess_cpu_seconds_total 1.5\n\
+                    process_resident_memory_bytes 4096\nbarrage_connections{core=\"0\"} 7\n";
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut [0; 10]).unwrap();
+            stream.write_all(page.as_bytes()).unwrap();
+            // The rest of the request is read, so that closing does not reset the connection.
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            let _ = stream.read_to_end(&mut Vec::new());
+        });
+        let sample = gateway.look().unwrap();
+        server.join().unwrap();
+        assert_eq!((sample.cpu_s, sample.rss_bytes), (Some(1.5), Some(4096)));
+        assert_eq!((sample.connections, sample.sends), (Some(7), None));
+        let error = gateway.check().expect_err("nobody listens any more");
+        assert!(error.is::<TargetLost>(), "{error:#}");
+    }
 
     #[test]
     fn a_counter_is_added_up_over_its_labels() {

@@ -1,7 +1,7 @@
 //! Latencies: recorded per delivery in microseconds, told as percentiles.
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The longest latency that is told apart; longer ones count as this one.
 const LATENCY_US_MAX: u64 = 600_000_000;
@@ -14,9 +14,25 @@ pub struct Latencies(Histogram<u64>);
 
 impl Default for Latencies {
     fn default() -> Self {
-        let histogram = Histogram::new_with_bounds(1, LATENCY_US_MAX, DIGITS);
-        Self(histogram.expect("the bounds are valid constants"))
+        Self(empty())
     }
+}
+
+/// A histogram with the bounds of all.
+pub fn empty() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_US_MAX, DIGITS).expect("the bounds are valid constants")
+}
+
+/// The figures of a histogram; none when nothing was recorded.
+pub fn summary(times: &Histogram<u64>) -> Option<Summary> {
+    let at = |quantile| times.value_at_quantile(quantile);
+    (!times.is_empty()).then(|| Summary {
+        p50: at(0.5),
+        p90: at(0.9),
+        p99: at(0.99),
+        p999: at(0.999),
+        max: times.max(),
+    })
 }
 
 impl Latencies {
@@ -28,22 +44,12 @@ impl Latencies {
 
     /// The figures; none when nothing was recorded.
     pub fn summary(&self) -> Option<Summary> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let at = |quantile| self.0.value_at_quantile(quantile);
-        Some(Summary {
-            p50: at(0.5),
-            p90: at(0.9),
-            p99: at(0.99),
-            p999: at(0.999),
-            max: self.0.max(),
-        })
+        summary(&self.0)
     }
 }
 
 /// Percentiles in microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     /// Half of them took no longer.
     pub p50: u64,

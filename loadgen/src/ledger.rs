@@ -1,7 +1,25 @@
 //! Which message reached whom, and why the others did not. Pure: frames in, counts out.
 //!
 //! A receiver expects the sequence of a room without a gap. A gap is explained by a SHED that
-//! named it before, or by the end of the connection, or it is not explained.
+//! named it before, by a RESET, or by the end of the connection, or it is not explained.
+//!
+//! Whoever has joined a room once is supposed to be a member until the end of the run. So every
+//! message that the room admits after that is accounted for exactly once at each such receiver:
+//! as delivered, as declared (by a SHED or a RESET), as missed while there was no connection, or
+//! as unexplained. What an epoch that nobody knows any more had left is not known to a receiver:
+//! its numbers end where the receiver was.
+
+#[cfg(test)]
+mod model;
+
+use std::collections::HashMap;
+
+/// Numbers behind the newest of which it is known which have come.
+const WINDOW: u64 = u64::BITS as u64;
+/// A window without a gap.
+const WHOLE: u64 = u64::MAX;
+/// Different epochs that are told apart. Whoever is in another one begins anew after a reconnect.
+const EPOCHS_MAX: usize = 4 << 20;
 
 /// What became of messages, over all receivers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -10,7 +28,9 @@ pub struct Tally {
     pub delivered: u64,
     /// Left out, and the receiver was told.
     pub declared_shed: u64,
-    /// Missed by receivers whose connection had ended.
+    /// Left out by a RESET.
+    pub declared_reset: u64,
+    /// Missed by receivers who had no connection.
     pub disconnected: u64,
     /// Missing without a word.
     pub unexplained: u64,
@@ -29,41 +49,123 @@ pub struct Tally {
 impl Tally {
     /// Messages whose fate is known.
     pub fn accounted(&self) -> u64 {
-        self.delivered + self.declared_shed + self.disconnected + self.unexplained
+        self.delivered
+            + self.declared_shed
+            + self.declared_reset
+            + self.disconnected
+            + self.unexplained
+    }
+}
+
+/// The epochs that were seen, so that a membership needs four bytes for its own. Number 0 is none.
+#[derive(Debug, Default)]
+pub struct Epochs {
+    seen: Vec<u64>,
+    numbers: HashMap<u64, u32>,
+}
+
+impl Epochs {
+    /// The number of an epoch; 0 when it is none, or one too many.
+    pub fn number(&mut self, epoch: u64) -> u32 {
+        if let Some(&number) = self.numbers.get(&epoch) {
+            return number;
+        }
+        if epoch == 0 || self.seen.len() >= EPOCHS_MAX {
+            return 0;
+        }
+        self.seen.push(epoch);
+        let number = self.seen.len() as u32;
+        self.numbers.insert(epoch, number);
+        number
+    }
+
+    /// The epoch of a number; 0 for none.
+    pub fn of(&self, number: u32) -> u64 {
+        (number as usize).checked_sub(1).and_then(|at| self.seen.get(at)).copied().unwrap_or(0)
+    }
+
+    /// Bytes that all this takes.
+    pub fn bytes(&self) -> usize {
+        self.seen.capacity() * size_of::<u64>()
+            + self.numbers.capacity() * (size_of::<(u64, u32)>() + 1)
     }
 }
 
 /// One receiver's place in one room.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Membership {
-    /// The sequence number that must come next; 0: not joined.
+    /// The sequence number that must come next; 0: never joined.
     next: u64,
+    /// Which of the numbers before `next` need not be waited for: they have come, or are declared.
+    /// The lowest bit is the newest.
+    window: u64,
     /// The end of the range of the last SHED.
     shed_last: u64,
     /// How many of that range are still to be left out.
     shed_left: u32,
-    /// Messages that were given up as unexplained and may turn out to be late.
+    /// Unexplained ones that are older than the window, and may turn out to be late.
     missing: u32,
+    /// The room's name on this connection; 0: not joined on it.
     alias: u32,
+    /// The number of the epoch that `next` counts in.
+    epoch: u32,
 }
 
-const _: () = assert!(size_of::<Membership>() <= 32, "a million clients hold one or two each");
+const _: () = assert!(size_of::<Membership>() <= 40, "a million clients hold one or two each");
 
 impl Membership {
-    /// JOINED: messages after `head` follow.
+    /// The only JOINED, where epochs do not matter: messages after `head` follow.
     pub fn join(&mut self, alias: u32, head: u64) {
-        *self = Self { next: head + 1, alias, ..Self::default() };
+        self.join_in(alias, 0, head);
     }
 
-    /// Whether JOINED has come.
+    /// The first JOINED: messages after `head` of that epoch follow.
+    pub fn join_in(&mut self, alias: u32, epoch: u32, head: u64) {
+        *self = Self { next: head + 1, window: WHOLE, alias, epoch, ..Self::default() };
+    }
+
+    /// JOINED on a later connection, which asked to go on from where this is. If the epoch is
+    /// another one, a RESET follows that says more.
+    pub fn go_on(&mut self, alias: u32) {
+        self.alias = alias;
+    }
+
+    /// JOINED on a later connection, which asked for nothing: what was said meanwhile is missed.
+    pub fn begin_anew(&mut self, alias: u32, epoch: u32, head: u64, tally: &mut Tally) {
+        tally.disconnected += self.jump(epoch, head);
+        self.alias = alias;
+    }
+
+    /// The connection has ended. What is left of a SHED's range is said anew after a reconnect.
+    pub fn leave(&mut self) {
+        (self.alias, self.shed_last, self.shed_left) = (0, 0, 0);
+    }
+
+    /// Whether JOINED has come on this connection.
     pub fn joined(&self) -> bool {
+        self.alias != 0
+    }
+
+    /// Whether JOINED has ever come.
+    pub fn known(&self) -> bool {
         self.next > 0
     }
 
     /// Whether frames with this alias are about it.
     #[inline]
     pub fn is(&self, alias: u32) -> bool {
-        self.alias == alias && self.joined()
+        self.alias == alias && alias != 0
+    }
+
+    /// The room's name on this connection; 0: not joined.
+    #[inline]
+    pub fn alias(&self) -> u32 {
+        self.alias
+    }
+
+    /// The number of the epoch it is in.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
     }
 
     /// The last sequence number whose fate is known.
@@ -74,7 +176,7 @@ impl Membership {
     /// MESSAGE: says whether it is one that had not come before.
     #[inline]
     pub fn message(&mut self, seq: u64, tally: &mut Tally) -> bool {
-        if seq == self.next && self.shed_left == 0 {
+        if seq == self.next && self.window == WHOLE && self.shed_left == 0 {
             self.next += 1;
             tally.delivered += 1;
             return true;
@@ -86,17 +188,27 @@ impl Membership {
     fn message_off_the_path(&mut self, seq: u64, tally: &mut Tally) -> bool {
         if seq >= self.next {
             self.skip_to(seq, tally);
-            self.next += 1;
+            self.push(1, true);
             tally.delivered += 1;
             self.settle(tally);
             return true;
         }
-        // Which of the earlier ones are missing is not kept: if any is, this may be it.
-        if self.missing == 0 {
+        let behind = self.next - 1 - seq;
+        let awaited = if behind < WINDOW {
+            let bit = 1 << behind;
+            let awaited = self.window & bit == 0;
+            self.window |= bit;
+            awaited
+        } else {
+            // Which of the older ones are missing is not kept: if any is, this may be it.
+            let awaited = self.missing > 0;
+            self.missing -= u32::from(awaited);
+            awaited
+        };
+        if !awaited {
             tally.duplicate += 1;
             return false;
         }
-        self.missing -= 1;
         tally.unexplained -= 1;
         tally.delivered += 1;
         tally.reordered += 1;
@@ -123,17 +235,46 @@ impl Membership {
         self.settle(tally);
     }
 
-    /// RESET: messages after `head` follow; what is before it will not come, and nobody said why.
+    /// RESET, where epochs do not matter.
     pub fn reset(&mut self, head: u64, tally: &mut Tally) {
-        tally.resets += 1;
-        if head >= self.next {
-            self.skip_to(head + 1, tally);
-        }
+        self.reset_in(self.epoch, head, tally);
     }
 
-    /// Nothing more will come; `last` is the last message that was admitted.
+    /// RESET: messages after `head` of that epoch follow; what is before it will not come, and this
+    /// says so. All of a new epoch was said while the receiver was to be a member.
+    pub fn reset_in(&mut self, epoch: u32, head: u64, tally: &mut Tally) {
+        tally.resets += 1;
+        tally.declared_reset += self.jump(epoch, head);
+    }
+
+    /// Goes on behind `head` of an epoch, never back in the same one. Says how many numbers of that
+    /// epoch are left out.
+    fn jump(&mut self, epoch: u32, head: u64) -> u64 {
+        (self.shed_last, self.shed_left) = (0, 0);
+        if epoch != self.epoch {
+            self.join_in(self.alias, epoch, head);
+            return head;
+        }
+        let gap = (head + 1).saturating_sub(self.next);
+        self.push(gap, true);
+        gap
+    }
+
+    /// Nothing more will come; `last` is the last message that was admitted, in that epoch.
+    pub fn finish_in(&mut self, epoch: u32, last: u64, connected: bool, tally: &mut Tally) {
+        if self.known() && epoch != self.epoch {
+            self.join_in(self.alias, epoch, 0);
+        }
+        self.finish(last, connected, tally);
+    }
+
+    /// Nothing more will come; `last` is the last message that was admitted, in the epoch in which
+    /// this is.
     pub fn finish(&mut self, last: u64, connected: bool, tally: &mut Tally) {
-        if self.joined() && self.next <= last {
+        if !self.known() {
+            return;
+        }
+        if self.next <= last {
             let before = tally.unexplained;
             self.skip_to(last + 1, tally);
             if !connected {
@@ -152,10 +293,26 @@ impl Membership {
         let named = seq.min(self.shed_last + 1).saturating_sub(self.next);
         let shed = named.min(u64::from(self.shed_left));
         self.shed_left -= shed as u32;
-        self.missing = self.missing.saturating_add((gap - shed) as u32);
-        self.next = seq;
+        self.push(shed, true);
+        self.push(gap - shed, false);
         tally.declared_shed += shed;
         tally.unexplained += gap - shed;
+    }
+
+    /// Moves on by so many numbers, which are settled or missing.
+    fn push(&mut self, count: u64, settled: bool) {
+        let moved = count.min(WINDOW) as u32;
+        let leaving = moved - self.window.checked_shr(64 - moved).unwrap_or(0).count_ones();
+        self.window = self.window.checked_shl(moved).unwrap_or(0);
+        let unseen = if settled {
+            self.window |= WHOLE.checked_shr(64 - moved).unwrap_or(0);
+            0
+        } else {
+            count - u64::from(moved)
+        };
+        let missing = u64::from(self.missing) + u64::from(leaving) + unseen;
+        self.missing = u32::try_from(missing).unwrap_or(u32::MAX);
+        self.next += count;
     }
 
     /// When all that remains of a SHED's range is left out, nothing of it needs to be waited for.
@@ -183,7 +340,7 @@ mod tests {
     fn check(seen: &[Seen], expected: &str) {
         let mut tally = Tally::default();
         let mut membership = Membership::default();
-        membership.join(7, 10);
+        membership.join_in(7, 1, 10);
         let mut connected = true;
         for seen in seen {
             match *seen {
@@ -191,15 +348,16 @@ mod tests {
                     membership.message(seq, &mut tally);
                 }
                 Shed(first, last, count) => membership.shed(first, last, count, &mut tally),
-                Reset(head) => membership.reset(head, &mut tally),
+                Reset(head) => membership.reset_in(1, head, &mut tally),
                 Gone => connected = false,
             }
         }
-        membership.finish(20, connected, &mut tally);
+        membership.finish_in(1, 20, connected, &mut tally);
         let Tally { delivered, declared_shed, disconnected, unexplained, .. } = tally;
         let mut text = format!("{delivered} got");
         for (count, name) in [
             (declared_shed, "shed"),
+            (tally.declared_reset, "skipped"),
             (disconnected, "gone"),
             (unexplained, "unexplained"),
             (tally.duplicate, "twice"),
@@ -292,8 +450,17 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_explains_nothing() {
+    fn a_reset_declares_what_it_skips() {
         let reset = then(run(11..=12), [Reset(15)]);
-        check(&then(reset, run(16..=20)), "7 got, 3 unexplained, 1 reset");
+        check(&then(reset, run(16..=20)), "7 got, 3 skipped, 1 reset");
+    }
+
+    #[test]
+    fn late_ones_are_told_from_duplicates_one_by_one() {
+        // 12 is missing; that 11 comes twice does not make up for it.
+        let mixed = [M(11), M(13), M(11), M(12), M(12)];
+        check(&then(mixed.into(), run(14..=20)), "10 got, 2 twice, 1 late");
+        let twice = [M(11), M(13), M(11), M(13)];
+        check(&then(twice.into(), run(14..=20)), "9 got, 1 unexplained, 2 twice");
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use barrage_loadgen::cli::{Cli, Command};
+use barrage_loadgen::exit::Exit;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
@@ -20,7 +21,7 @@ fn main() -> ExitCode {
     let checked = match &command {
         Command::Uplink(args) => args.check(),
         Command::Storm(args) => args.check(),
-        Command::Room(_) | Command::Connect(_) | Command::Limit(_) => Ok(()),
+        _ => Ok(()),
     };
     if let Err(error) = checked {
         Cli::command().error(ErrorKind::ValueValidation, error).exit();
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("barrage-loadgen: {error:#}");
-            ExitCode::FAILURE
+            Exit::of_error(&error).into()
         }
     }
 }
@@ -41,10 +42,7 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
         signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
-    let report = barrage_loadgen::execute(command, &stop)?;
-    match command.reporting().json {
-        true => println!("{}", report.json()),
-        false => print!("{}", report.summary()),
-    }
-    Ok(report.exit_code())
+    let ended = barrage_loadgen::execute(command, &stop)?;
+    print!("{}", ended.text);
+    Ok(ended.exit.into())
 }

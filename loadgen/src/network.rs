@@ -93,9 +93,14 @@ pub fn busy([from, to]: [Mark; 2]) -> Option<f64> {
         .map(|cpu_ns| cpu_ns / SECOND_NS as f64)
 }
 
-/// Runs the clients of `plan` on a thread of its own, until the run is drained or stopped.
-pub fn spawn(plan: Plan, shared: Arc<Shared>) -> Result<JoinHandle<Result<Outcome>>> {
-    let body = move || Network::new(plan, shared)?.run();
+/// Runs the clients of `plan` on a thread of its own, until the run is drained or stopped. At most
+/// so many connect in a second; 0: as fast as it goes.
+pub fn spawn(
+    plan: Plan,
+    connects_per_s: f64,
+    shared: Arc<Shared>,
+) -> Result<JoinHandle<Result<Outcome>>> {
+    let body = move || Network::new(plan, connects_per_s, shared)?.run();
     std::thread::Builder::new()
         .name("network".to_owned())
         .spawn(body)
@@ -124,90 +129,53 @@ pub fn ring_config(clients: u32) -> RingConfig {
     }
 }
 
-struct Network {
-    ring: KernelRing,
-    fleet: Fleet,
-    ramp: Ramp,
-    shared: Arc<Shared>,
-    marks: [Mark; 2],
-    ramp_marks: [Mark; 2],
+/// The rings and the clients, and what has to be done for them again and again.
+pub struct Engine {
+    /// The rings.
+    pub ring: KernelRing,
+    /// The clients.
+    pub fleet: Fleet,
     pinged_ns: u64,
-    looked_ns: u64,
-    uplinking: bool,
 }
 
-impl Network {
-    fn new(plan: Plan, shared: Arc<Shared>) -> Result<Self> {
+impl Engine {
+    /// For the calling thread, which from now on runs on the core of the plan.
+    pub fn new(plan: Plan) -> Result<Self> {
         if let Some(core) = plan.core {
             pin_to_core(core).with_context(|| format!("cannot run on core {core}: see --core"))?;
         }
         sleep_precisely();
         raise_open_files_limit();
         let waker = Waker::new().context("cannot make an eventfd")?;
-        let ring = KernelRing::new(ring_config(plan.clients), waker)?;
-        let fleet = Fleet::new(Arc::new(plan));
-        let now_ns = now_ns();
-        let mut this = Self {
-            ring,
-            fleet,
-            ramp: Ramp::new(now_ns),
-            shared,
-            marks: [Mark::default(); 2],
-            ramp_marks: [Mark::default(); 2],
-            pinged_ns: now_ns,
-            looked_ns: now_ns,
-            uplinking: false,
-        };
-        this.ramp_marks[0] = this.mark();
-        Ok(this)
+        let mut config = ring_config(plan.clients);
+        if plan.returns {
+            // A client may be back before its last connection is forgotten.
+            config.connections = config.connections.saturating_add(plan.clients / 4);
+        }
+        let ring = KernelRing::new(config, waker)?;
+        let mut fleet = Fleet::new(Arc::new(plan));
+        fleet.world.now_ns = now_ns();
+        Ok(Self { ring, pinged_ns: fleet.world.now_ns, fleet })
     }
 
-    fn run(mut self) -> Result<Outcome> {
-        loop {
-            let fleet = &mut self.fleet;
-            let delivered = fleet.world.tally.delivered;
-            let reaped = self.ring.reap(&mut |event| {
-                fleet.world.now_ns = now_ns();
-                fleet.on(event);
-            });
-            if self.fleet.world.tally.delivered > delivered {
-                self.fleet.world.last_delivery_ns = self.fleet.world.now_ns;
-            }
-            self.fleet.world.now_ns = now_ns();
-            let began = self.ramp()?;
-            self.ping();
-            self.follow_span();
-            if let Some(errand) = self.shared.errand() {
-                self.fleet.run_errand(errand);
-            }
-            self.fleet.flush(&mut self.ring);
-            self.ring.submit();
-            self.tell();
-            if self.over() {
-                break;
-            }
-            if reaped == 0 && !began {
-                let nap = if self.ramp.ended() { NAP } else { NAP_RAMP };
-                self.ring.wait(nap, || true);
-            }
+    /// Takes in what has happened; says how many events that were.
+    pub fn hear(&mut self) -> usize {
+        let fleet = &mut self.fleet;
+        let delivered = fleet.world.tally.delivered;
+        let reaped = self.ring.reap(&mut |event| {
+            fleet.world.now_ns = now_ns();
+            fleet.on(event);
+        });
+        let world = &mut fleet.world;
+        if world.tally.delivered > delivered {
+            world.last_delivery_ns = world.now_ns;
         }
-        self.end()
+        world.now_ns = now_ns();
+        reaped
     }
 
-    fn ramp(&mut self) -> Result<bool> {
-        if self.ramp.ended() {
-            return Ok(false);
-        }
-        let now_ns = self.fleet.world.now_ns;
-        let began = self.ramp.advance(now_ns, &mut self.ring, &mut self.fleet)?;
-        if self.ramp.ended() {
-            self.ramp_marks[1] = self.mark();
-            self.shared.set_ramped();
-        }
-        Ok(began)
-    }
-
-    fn ping(&mut self) {
+    /// Lets those clients ping whose turn it is.
+    pub fn ping(&mut self) {
         let now_ns = self.fleet.world.now_ns;
         let clients = self.fleet.begun() as u64;
         let turns = (now_ns - self.pinged_ns).min(PING_ROUND_NS) * clients / PING_ROUND_NS;
@@ -217,15 +185,91 @@ impl Network {
         }
     }
 
+    /// Hands over what the clients want.
+    pub fn say(&mut self) {
+        self.fleet.flush(&mut self.ring);
+        self.ring.submit();
+    }
+
+    /// Sleeps until something has happened, or for a little while.
+    pub fn rest(&mut self, ramping: bool) {
+        let nap = if ramping { NAP_RAMP } else { NAP };
+        self.ring.wait(nap, || true);
+    }
+}
+
+/// The thread of a command that measures one thing.
+struct Network {
+    engine: Engine,
+    ramp: Ramp,
+    shared: Arc<Shared>,
+    marks: [Mark; 2],
+    ramp_marks: [Mark; 2],
+    looked_ns: u64,
+    uplinking: bool,
+}
+
+impl Network {
+    fn new(plan: Plan, connects_per_s: f64, shared: Arc<Shared>) -> Result<Self> {
+        let clients = plan.clients.into();
+        let engine = Engine::new(plan)?;
+        let now_ns = engine.fleet.world.now_ns;
+        let mut this = Self {
+            engine,
+            ramp: Ramp::new(now_ns, 0, clients, connects_per_s),
+            shared,
+            marks: [Mark::default(); 2],
+            ramp_marks: [Mark::default(); 2],
+            looked_ns: now_ns,
+            uplinking: false,
+        };
+        this.ramp_marks[0] = this.mark();
+        Ok(this)
+    }
+
+    fn run(mut self) -> Result<Outcome> {
+        loop {
+            let reaped = self.engine.hear();
+            let began = self.ramp()?;
+            self.engine.ping();
+            self.follow_span();
+            if let Some(errand) = self.shared.errand() {
+                self.engine.fleet.run_errand(errand);
+            }
+            self.engine.say();
+            self.tell();
+            if self.over() {
+                break;
+            }
+            if reaped == 0 && !began {
+                self.engine.rest(!self.ramp.ended());
+            }
+        }
+        self.end()
+    }
+
+    fn ramp(&mut self) -> Result<bool> {
+        if self.ramp.ended() {
+            return Ok(false);
+        }
+        let Engine { ring, fleet, .. } = &mut self.engine;
+        let began = self.ramp.advance(fleet.world.now_ns, ring, fleet)?;
+        if self.ramp.ended() {
+            self.ramp_marks[1] = self.mark();
+            self.shared.set_ramped();
+        }
+        Ok(began)
+    }
+
     /// Notices when the measured time begins and ends.
     fn follow_span(&mut self) {
         let Some(span) = self.shared.span() else { return };
-        let now_ns = self.fleet.world.now_ns;
-        self.fleet.world.from_ns = span.from_ns;
-        self.fleet.world.to_ns = if self.shared.stopped() { 0 } else { span.to_ns };
+        let now_ns = self.engine.fleet.world.now_ns;
+        self.engine.fleet.world.from_ns = span.from_ns;
+        self.engine.fleet.world.to_ns = if self.shared.stopped() { 0 } else { span.to_ns };
         if !self.uplinking && now_ns >= span.start_ns {
             self.uplinking = true;
-            self.fleet.begin_uplinks();
+            self.engine.fleet.begin_uplinks();
         }
         if self.marks[0].at_ns == 0 && now_ns >= span.from_ns {
             self.marks[0] = self.mark();
@@ -236,7 +280,7 @@ impl Network {
     }
 
     fn mark(&self) -> Mark {
-        let world = &self.fleet.world;
+        let world = &self.engine.fleet.world;
         Mark {
             at_ns: now_ns(),
             cpu: thread_cpu_time(),
@@ -247,12 +291,12 @@ impl Network {
 
     /// Lets the other threads see how far things are.
     fn tell(&self) {
-        let world = &self.fleet.world;
+        let world = &self.engine.fleet.world;
         write(&self.shared.ready, world.counts.ready);
         write(&self.shared.failed, world.counts.failed);
         write(&self.shared.lost, world.counts.lost);
         write(&self.shared.delivered, world.tally.delivered + world.uplinks.answered);
-        write(&self.shared.progress, self.fleet.progress());
+        write(&self.shared.progress, world.progress());
         write(&self.shared.joined, world.errands.joined);
         write(&self.shared.left, world.errands.left);
         write(&self.shared.errands_refused, world.errands.refused);
@@ -266,12 +310,12 @@ impl Network {
         if !time_left {
             return true;
         }
-        let now_ns = self.fleet.world.now_ns;
+        let now_ns = self.engine.fleet.world.now_ns;
         if now_ns - self.looked_ns < LOOK_NS {
             return false;
         }
         self.looked_ns = now_ns;
-        self.fleet.is_complete(last_seqs)
+        self.engine.fleet.is_complete(last_seqs)
     }
 
     fn end(mut self) -> Result<Outcome> {
@@ -282,10 +326,10 @@ impl Network {
             self.marks[1] = self.mark();
         }
         let last_seqs = self.shared.draining().map_or(&[][..], |(last_seqs, _)| last_seqs);
-        self.fleet.finish(last_seqs);
+        self.engine.fleet.finish(last_seqs);
         Ok(Outcome {
             ramp_s: self.ramp.seconds(),
-            world: self.fleet.world,
+            world: self.engine.fleet.world,
             marks: self.marks,
             ramp_marks: self.ramp_marks,
         })

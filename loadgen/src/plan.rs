@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use barrage_wire::limits::WS_MESSAGE_BYTES_MAX;
 use barrage_wire::ws::{SERVER_HEADER_BYTES_MAX, put_masked};
 
+use crate::dialect::Dialect;
+use crate::scenario::layout::Layout;
 use crate::sources::Sources;
 
 /// What a client's connection speaks below the frames.
@@ -108,26 +110,115 @@ pub struct Uplinks {
     pub window: usize,
 }
 
+/// Which rooms clients join.
+#[derive(Clone, Debug)]
+pub enum Places {
+    /// One of each of these. Messages of the last one are accounted for.
+    Given(Vec<Rooms>),
+    /// Those of a campaign. All are accounted for.
+    Layout(Layout),
+}
+
+/// One of a client's places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Which of the client's places, from 0.
+    pub nth: usize,
+    /// The room's id.
+    pub id: u64,
+    /// Which of the rooms that are accounted for, if it is one.
+    pub book: Option<usize>,
+}
+
+impl Places {
+    /// How many rooms each client joins.
+    pub fn per_client(&self) -> usize {
+        match self {
+            Self::Given(rooms) => rooms.len(),
+            Self::Layout(layout) => layout.per_client(),
+        }
+    }
+
+    /// How many rooms are accounted for.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Given(rooms) => rooms.last().map_or(0, |rooms| rooms.count()),
+            Self::Layout(layout) => layout.count() as usize,
+        }
+    }
+
+    /// All places of client `k`.
+    pub fn each(&self, k: u32, mut each: impl FnMut(Place)) {
+        match self {
+            Self::Given(given) => {
+                for (nth, rooms) in given.iter().enumerate() {
+                    let book = (nth + 1 == given.len()).then(|| rooms.index(k));
+                    each(Place { nth, id: rooms.of(k), book });
+                }
+            }
+            Self::Layout(layout) => {
+                let mut nth = 0;
+                layout.rooms_of(k, |room| {
+                    each(Place { nth, id: layout.id(room), book: Some(room as usize) });
+                    nth += 1;
+                });
+            }
+        }
+    }
+
+    /// One place of client `k`.
+    pub fn nth(&self, k: u32, nth: usize) -> Option<Place> {
+        let mut found = None;
+        self.each(k, |place| {
+            if place.nth == nth {
+                found = Some(place);
+            }
+        });
+        found
+    }
+}
+
+/// Where clients of WebSocket connect to, when not all clients are alike.
+#[derive(Clone, Copy, Debug)]
+pub struct WsShare {
+    /// The address.
+    pub target: SocketAddr,
+    /// How many in a hundred.
+    pub percent: f64,
+}
+
+/// Whether client `k` is one of so many in a hundred that are taken evenly.
+pub fn is_of_share(k: u32, percent: f64) -> bool {
+    let upto = |k: u64| (k as f64 * percent / 100.0).floor();
+    upto(u64::from(k) + 1) > upto(u64::from(k))
+}
+
 /// What the clients of a run are to do.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What they speak.
+    /// What they speak, but for those of `ws`.
     pub transport: Transport,
-    /// Where they connect to.
+    /// Where they connect to, but for those of `ws`.
     pub target: SocketAddr,
+    /// Those among clients of TCP who speak WebSocket.
+    pub ws: Option<WsShare>,
+    /// What they speak if it is not Barrage.
+    pub dialect: Option<Dialect>,
     /// Where they come from.
     pub sources: Sources,
+    /// The number of the first.
+    pub first: u32,
     /// How many there are.
     pub clients: u32,
-    /// How many connect in a second, at most; 0: no limit.
-    pub connects_per_s: f64,
     /// The tenant.
     pub app: u32,
-    /// Rooms that each joins. Messages of the last one are accounted for.
-    pub rooms: Vec<Rooms>,
+    /// What they show; `{user}` stands for the client's number from 1.
+    pub token: String,
+    /// Rooms that each joins.
+    pub rooms: Places,
     /// Whether the rooms are joined when the run says so, and not with HELLO.
     pub joins_later: bool,
-    /// Whether the first client of each of the last rooms writes down what it sees.
+    /// Whether the first client of each room that is accounted for writes down what it sees.
     pub watched: bool,
     /// Only messages of this kind are timed, if one is given.
     pub timed_kind: Option<u16>,
@@ -135,13 +226,61 @@ pub struct Plan {
     pub uplinks: Option<Uplinks>,
     /// Whether messages come by a schedule, so that the lag of their sender is of interest.
     pub paced: bool,
+    /// Whether clients that lose their connection come back.
+    pub returns: bool,
+    /// What is to be added to a moment of the publisher's clock to get one of this machine's.
+    pub clock_offset_ns: i64,
     /// The core of the network thread.
     pub core: Option<usize>,
+}
+
+/// What clients show, unless something else is given.
+pub const TOKEN_OPEN: &str = "open:{user}";
+
+impl Plan {
+    /// The number of a client among all, by its place here.
+    pub fn k(&self, number: usize) -> u32 {
+        self.first + number as u32
+    }
+
+    /// Whether client `k` speaks WebSocket.
+    pub fn speaks_ws(&self, k: u32) -> bool {
+        self.transport == Transport::Ws || self.ws.is_some_and(|ws| is_of_share(k, ws.percent))
+    }
+
+    /// What client `k` speaks below its frames.
+    pub fn transport_of(&self, ws: bool) -> Transport {
+        if ws { Transport::Ws } else { self.transport }
+    }
+
+    /// Where client `k` connects to.
+    pub fn target_of(&self, k: u32) -> SocketAddr {
+        match self.ws {
+            Some(ws) if is_of_share(k, ws.percent) => ws.target,
+            _ => self.target,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_are_even() {
+        let share = |percent| (0..1000).filter(|&k| is_of_share(k, percent)).count();
+        assert_eq!([0.0, 12.5, 50.0, 100.0].map(share), [0, 125, 500, 1000]);
+        let taken: Vec<_> = (0..8).filter(|&k| is_of_share(k, 25.0)).collect();
+        assert_eq!(taken, [3, 7]);
+    }
+
+    #[test]
+    fn only_the_last_given_room_is_accounted_for() {
+        let places = Places::Given(vec![Rooms::spread(7, 2), Rooms::One(9)]);
+        assert_eq!(places.nth(1, 0), Some(Place { nth: 0, id: 8, book: None }));
+        assert_eq!(places.nth(1, 1), Some(Place { nth: 1, id: 9, book: Some(0) }));
+        assert_eq!((places.nth(1, 2), places.count(), places.per_client()), (None, 1, 2));
+    }
 
     #[test]
     fn rooms_of_one_client_differ_and_all_are_used() {

@@ -47,9 +47,20 @@ pub fn local_ports() -> Result<u32> {
     Ok(high.saturating_sub(low) + 1)
 }
 
+/// Nanoseconds that the calling thread was ready to run and waited for a core, since it began; none
+/// where the kernel does not count them.
+pub fn thread_waited_ns() -> Option<u64> {
+    waited_ns(&std::fs::read_to_string("/proc/thread-self/schedstat").ok()?)
+}
+
+/// The second number: the first is the time on a core, the third how often it got one.
+fn waited_ns(text: &str) -> Option<u64> {
+    text.split_whitespace().nth(1)?.parse().ok()
+}
+
 fn read_of(pid: u32, file: &str) -> Result<String> {
     std::fs::read_to_string(format!("/proc/{pid}/{file}")).with_context(|| {
-        format!("cannot read /proc/{pid}/{file}: is {pid} the gateway's process id, and yours?")
+        format!("cannot read /proc/{pid}/{file}: is {pid} the target's process id, and yours?")
     })
 }
 
@@ -71,7 +82,14 @@ mod tests {
         assert!(rss_bytes(pid).unwrap() > 100_000);
         assert!(available_bytes().unwrap() > 1_000_000);
         assert!(local_ports().unwrap() > 100);
+        assert!(thread_waited_ns() <= thread_waited_ns(), "it only rises");
         let error = cpu_seconds(u32::MAX).unwrap_err().to_string();
         assert!(error.contains("process id"), "{error}");
+    }
+
+    #[test]
+    fn waiting_is_the_second_number() {
+        assert_eq!(waited_ns("1036452887 468680 21\n"), Some(468_680));
+        assert_eq!(waited_ns("1036452887\n"), None);
     }
 }

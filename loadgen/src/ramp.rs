@@ -2,18 +2,22 @@
 
 use std::io;
 
-use anyhow::{Result, bail};
-use barrage_sys::KernelRing;
+use anyhow::Result;
+use barrage_sys::{ConnId, KernelRing};
 
 use crate::clock::SECOND_NS;
+use crate::exit::TargetLost;
 use crate::fleet::Fleet;
+use crate::plan::Plan;
 
 /// Connections being made or joining at any time. A listener's backlog holds more.
-const IN_FLIGHT_MAX: u64 = 512;
+pub const IN_FLIGHT_MAX: u64 = 512;
 /// Connections begun before the others' events are looked at.
-const BATCH_MAX: u64 = 64;
+pub const BATCH_MAX: u64 = 64;
 /// Without any progress for so long the ramp is given up.
 const STALL_NS: u64 = 15 * SECOND_NS;
+/// When so many have failed and none is ready, the target is not there.
+const FAILED_FIRST_MAX: u64 = 64;
 
 /// How far the ramp has come.
 pub struct Ramp {
@@ -22,14 +26,18 @@ pub struct Ramp {
     /// When a client last got ready or failed.
     moved_ns: u64,
     settled: u64,
-    /// Clients that failed before they had a connection.
-    unborn: u64,
+    /// Clients that had begun before.
+    before: u64,
+    /// Clients that are to have begun at its end.
+    goal: u64,
+    per_s: f64,
 }
 
 impl Ramp {
-    /// Begins now.
-    pub fn new(now_ns: u64) -> Self {
-        Self { started_ns: now_ns, ended_ns: 0, moved_ns: now_ns, settled: 0, unborn: 0 }
+    /// Begins now, with so many clients that have begun before, until so many have, at most so many
+    /// a second; 0: as fast as it goes.
+    pub fn new(now_ns: u64, before: u64, goal: u64, per_s: f64) -> Self {
+        Self { started_ns: now_ns, ended_ns: 0, moved_ns: now_ns, settled: 0, before, goal, per_s }
     }
 
     /// Whether it is over.
@@ -51,63 +59,59 @@ impl Ramp {
     ) -> Result<bool> {
         let counts = fleet.world.counts;
         let settled = counts.ready + counts.failed;
-        if counts.ready == 0 && counts.failed > 0 {
+        let enough = if fleet.world.plan.returns { FAILED_FIRST_MAX.min(self.goal) } else { 1 };
+        if counts.ready == 0 && counts.failed >= enough.max(1) {
             let why = fleet.world.faults.keys().next().cloned().unwrap_or_default();
             let target = fleet.world.plan.target;
-            bail!("no client could get ready: {why}. Is the gateway running on {target}?");
+            let text =
+                format!("no client could get ready: {why}. Is the gateway running on {target}?");
+            return Err(TargetLost(text).into());
         }
-        if settled != self.settled {
+        let begun = fleet.begun() as u64;
+        if settled != self.settled || begun == settled {
             (self.settled, self.moved_ns) = (settled, now_ns);
         }
-        let clients = u64::from(fleet.world.plan.clients);
-        if settled >= clients {
+        if settled >= self.goal {
             self.ended_ns = now_ns;
             return Ok(false);
         }
-        let begun = fleet.begun() as u64 + self.unborn;
         if now_ns - self.moved_ns > STALL_NS {
             if counts.ready == 0 {
                 let target = fleet.world.plan.target;
-                bail!("no answer from {target} in {} s: is that a gateway?", STALL_NS / SECOND_NS);
+                let seconds = STALL_NS / SECOND_NS;
+                let text = format!("no answer from {target} in {seconds} s: is that a gateway?");
+                return Err(TargetLost(text).into());
             }
-            fleet.world.fault("did not get ready in time".to_owned());
-            fleet.world.counts.failed += clients - settled;
+            fleet.give_up(self.goal);
             self.ended_ns = now_ns;
             return Ok(false);
         }
-        let count = (IN_FLIGHT_MAX.saturating_sub(begun - settled))
-            .min(clients - begun)
-            .min(self.due(now_ns, fleet.world.plan.connects_per_s).saturating_sub(begun))
+        let count = (IN_FLIGHT_MAX.saturating_sub(counts.in_flight))
+            .min(self.goal.saturating_sub(begun))
+            .min(self.due(now_ns).saturating_sub(begun - self.before))
             .min(BATCH_MAX);
         for _ in 0..count {
-            self.begin(ring, fleet)?;
+            let k = fleet.world.plan.k(fleet.begun());
+            let made = connect(ring, &fleet.world.plan, k);
+            fleet.add(made);
         }
         Ok(count > 0)
     }
 
     /// How many connections may have been begun by now.
-    fn due(&self, now_ns: u64, per_s: f64) -> u64 {
-        if per_s == 0.0 {
+    fn due(&self, now_ns: u64) -> u64 {
+        if self.per_s == 0.0 {
             return u64::MAX;
         }
         let elapsed_s = (now_ns - self.started_ns) as f64 / SECOND_NS as f64;
-        (elapsed_s * per_s) as u64 + 1
+        (elapsed_s * self.per_s) as u64 + 1
     }
+}
 
-    fn begin(&mut self, ring: &mut KernelRing, fleet: &mut Fleet) -> Result<()> {
-        let source = fleet.world.plan.sources.of(fleet.begun() as u32);
-        match ring.connect(source, fleet.world.plan.target) {
-            Ok(conn) => fleet.add(conn),
-            Err(error) if fleet.begun() == 0 => {
-                bail!("cannot connect: {}", explain(&error, source))
-            }
-            Err(error) => {
-                self.unborn += 1;
-                fleet.refuse(explain(&error, source));
-            }
-        }
-        Ok(())
-    }
+/// Begins the connection of client `k`.
+pub fn connect(ring: &mut KernelRing, plan: &Plan, k: u32) -> Result<ConnId, String> {
+    let source = plan.sources.of(k);
+    ring.connect(source, plan.target_of(k)).map_err(|error| explain(&error, source))
 }
 
 fn explain(error: &io::Error, source: Option<std::net::SocketAddr>) -> String {

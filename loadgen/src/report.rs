@@ -2,17 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::process::ExitCode;
 
 use serde::Serialize;
 
+use crate::cli::Reporting;
+use crate::exit::{Ended, Exit};
 use crate::latency::Summary;
 use crate::storm::StormReport;
-
-/// Missing, duplicate or reordered messages.
-const EXIT_FAULTY: u8 = 3;
-/// The figures cannot be trusted.
-const EXIT_INVALID: u8 = 4;
 
 /// Everything there is to say about a run. What does not apply is null.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -46,6 +42,9 @@ pub struct Report {
     pub delivered: Option<u64>,
     /// Left out, and the receiver was told.
     pub declared_shed: Option<u64>,
+    /// Left out by a RESET; not said when there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub declared_reset: Option<u64>,
     /// Missed by receivers whose connection had ended.
     pub disconnected: Option<u64>,
     /// Missing without a word.
@@ -130,12 +129,18 @@ impl Report {
     }
 
     /// What the process says when it ends.
-    pub fn exit_code(&self) -> ExitCode {
+    pub fn exit(&self) -> Exit {
         match (self.faulty(), self.valid) {
-            (true, _) => EXIT_FAULTY.into(),
-            (false, false) => EXIT_INVALID.into(),
-            (false, true) => ExitCode::SUCCESS,
+            (true, _) => Exit::Faulty,
+            (false, false) => Exit::Invalid,
+            (false, true) => Exit::Pass,
         }
+    }
+
+    /// What is printed at the end.
+    pub fn ended(&self, reporting: Reporting) -> Ended {
+        let text = if reporting.json { self.json() + "\n" } else { self.summary() };
+        Ended { text, exit: self.exit() }
     }
 
     /// One line of JSON.
@@ -195,6 +200,7 @@ impl Report {
         lines.count("expected", self.expected);
         lines.count("delivered", self.delivered);
         lines.some("declared shed", self.declared_shed);
+        lines.some("declared by reset", self.declared_reset);
         lines.some("disconnected", self.disconnected);
         lines.count("unexplained", self.unexplained);
         lines.some("duplicate", self.duplicate);
@@ -345,13 +351,12 @@ mod tests {
                 valid,
                 ..Report::default()
             };
-            format!("{:?}", report.exit_code())
+            report.exit().code()
         };
-        let of = |code: u8| format!("{:?}", ExitCode::from(code));
-        assert_eq!(code(0, 0, true), of(0));
-        assert_eq!(code(0, 0, false), of(4));
-        assert_eq!(code(1, 0, false), of(3));
-        assert_eq!(code(0, 1, true), of(3));
+        assert_eq!(code(0, 0, true), 0);
+        assert_eq!(code(0, 0, false), 4);
+        assert_eq!(code(1, 0, false), 3);
+        assert_eq!(code(0, 1, true), 3);
     }
 
     #[test]

@@ -14,8 +14,8 @@ use crate::plan::{Plan, Rooms};
 use crate::publisher::{self, Pace, Published, Publishing};
 use crate::report::{self, Report};
 use crate::run::{self, Run, Used};
-use crate::upstream::Upstream;
 use crate::verdict::{self, Facts};
+use crate::world::summary;
 
 /// Bytes of frames on their way to one member with `--rate 0`: less than a gateway keeps for a
 /// member that is behind, so that nothing is shed.
@@ -32,9 +32,9 @@ pub fn run(args: &RoomArgs, stop: &Arc<AtomicBool>) -> Result<Report> {
     let mut plan = run::plan(clients, args.members, rooms, None)?;
     plan.paced = args.rate > 0.0;
     // Before the members, so that a wrong address is found at once.
-    let upstream = Upstream::connect(&args.upstream, clients.app)?;
+    let upstream = run::upstream(&args.upstream, clients.app)?;
     let gateway = Gateway { pid: clients.gateway_pid, metrics: clients.metrics };
-    let mut run = Run::start(plan.clone(), gateway, args.reporting, stop)?;
+    let mut run = Run::start(plan.clone(), 0.0, gateway, args.reporting, stop)?;
     run.ramp();
     let span = run.span(args.warmup, args.secs);
     let publishing = Publishing {
@@ -75,7 +75,7 @@ fn report(
 ) -> Report {
     let world = &outcome.world;
     let by_room = published.admitted_by_room.iter().zip(&world.rooms);
-    let expected = by_room.map(|(admitted, room)| admitted * room.ready).sum();
+    let expected = by_room.map(|(admitted, room)| admitted * u64::from(room.ready)).sum();
     let mut report = Report {
         rate: Some(args.rate),
         size: Some(args.size),
@@ -88,7 +88,7 @@ fn report(
         expected: Some(expected),
         admitted_per_s: Some(published.admitted_measured as f64 / args.secs),
         answer_us: published.answers.summary(),
-        uncorrected_latency_us: world.uncorrected.summary(),
+        uncorrected_latency_us: summary(&world.timings.uncorrected),
         send_lag_us: published.lag.summary(),
         ..run::report("room", plan, outcome)
     };

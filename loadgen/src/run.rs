@@ -10,14 +10,17 @@ use barrage_sys::cores_online;
 
 use crate::cli::{Clients, Reporting};
 use crate::clock::{SECOND_NS, now_ns, seconds_ns};
+use crate::exit::TargetLost;
 use crate::gateway::{Gateway, Sample};
 use crate::network::{self, Outcome};
-use crate::plan::{Plan, Rooms, Uplinks};
+use crate::plan::{Places, Plan, Rooms, TOKEN_OPEN, Uplinks};
 use crate::procfs;
 use crate::progress::Progress;
 use crate::report::Report;
 use crate::shared::{Shared, Span, read};
 use crate::sources::Sources;
+use crate::upstream::{Upstream, UpstreamAddress};
+use crate::world::summary;
 
 /// How long after the ramp sending begins: time to settle.
 const SETTLE_NS: u64 = SECOND_NS / 10;
@@ -42,6 +45,11 @@ pub fn core_or_default(given: Option<usize>) -> Option<usize> {
     given.or(if cores.len() >= 2 { cores.last().copied() } else { None })
 }
 
+/// Connects to where messages are published; early, so that a wrong address is found at once.
+pub fn upstream(address: &UpstreamAddress, app: u32) -> Result<Upstream> {
+    Upstream::connect(address, app).map_err(|error| TargetLost(format!("{error:#}")).into())
+}
+
 /// What the clients are to do, but for what only one command knows.
 pub fn plan(
     clients: &Clients,
@@ -55,30 +63,36 @@ pub fn plan(
         transport,
         target,
         sources: Sources::plan(given, target, count, procfs::local_ports()?)?,
+        ws: None,
+        dialect: None,
+        first: 0,
         clients: count,
-        connects_per_s: 0.0,
         app: clients.app,
-        rooms,
+        token: TOKEN_OPEN.to_owned(),
+        rooms: Places::Given(rooms),
         joins_later: false,
         watched: false,
         timed_kind: None,
         uplinks,
         paced: false,
+        returns: false,
+        clock_offset_ns: 0,
         core: core_or_default(clients.core),
     })
 }
 
 impl Run {
-    /// Starts the clients.
+    /// Starts the clients, at most so many a second; 0: as fast as it goes.
     pub fn start(
         plan: Plan,
+        connects_per_s: f64,
         gateway: Gateway,
         reporting: Reporting,
         stop: &Arc<AtomicBool>,
     ) -> Result<Self> {
         gateway.check()?;
         let shared = Shared::new(Arc::clone(stop));
-        let network = network::spawn(plan, Arc::clone(&shared))?;
+        let network = network::spawn(plan, connects_per_s, Arc::clone(&shared))?;
         Ok(Self { shared, gateway, progress: Progress::new(reporting.quiet), network })
     }
 
@@ -158,7 +172,7 @@ pub fn report(command: &'static str, plan: &Plan, outcome: &Outcome) -> Report {
         command,
         transport: Some(plan.transport.name()),
         members: plan.clients.into(),
-        latency_us: world.latencies.summary(),
+        latency_us: summary(&world.timings.corrected),
         loadgen_cpu_pct: outcome.busy().map(|busy| busy * 100.0),
         connected: Some(world.counts.ready),
         failed: Some(world.counts.failed),
@@ -176,6 +190,7 @@ impl Report {
         let tally = outcome.world.tally;
         self.delivered = Some(tally.delivered);
         self.declared_shed = Some(tally.declared_shed);
+        self.declared_reset = Some(tally.declared_reset).filter(|&count| count > 0);
         self.disconnected = Some(tally.disconnected);
         self.unexplained = Some(tally.unexplained);
         self.duplicate = Some(tally.duplicate);

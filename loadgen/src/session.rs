@@ -12,7 +12,8 @@ use barrage_wire::{
     ClientFrame, DecodeError, FRAME_HEADER_BYTES, List, RawFrame, ServerFrame, Tail, Text,
 };
 
-use crate::ledger::Membership;
+use crate::dialect::DialectState;
+use crate::ledger::{Membership, Tally};
 use crate::plan::{Plan, WS_MASK};
 use crate::shared::Errand;
 use crate::stamp::Stamp;
@@ -33,10 +34,23 @@ pub enum Phase {
     Hello,
     /// WELCOME has come.
     Welcomed,
-    /// Every JOINED has come, unless the JOINs come later.
+    /// Every JOINED has come, unless the JOINs come later. (Or, where the target does not speak
+    /// Barrage, the subscription is in force.)
     Ready,
-    /// The connection has ended.
+    /// There is no connection; it comes back at its time.
+    Away,
+    /// The connection has ended for good.
     Gone,
+}
+
+impl Phase {
+    /// Whether there is a connection that is to get ready.
+    pub fn in_flight(self) -> bool {
+        match self {
+            Self::Connecting | Self::Handshake | Self::Hello | Self::Welcomed => true,
+            Self::Ready | Self::Away | Self::Gone => false,
+        }
+    }
 }
 
 /// What is kept of one client. A million of them fit.
@@ -47,16 +61,57 @@ pub struct Client {
     pub rare: Option<Box<Rare>>,
     /// When it last said something, in seconds.
     pub said_s: u32,
-    /// How far it has come.
-    pub phase: Phase,
-    /// A send is in flight.
-    pub sending: bool,
+    /// When its connection was begun, in microseconds of a clock that turns over.
+    pub begun_us: u32,
+    /// What another protocol than Barrage has to remember.
+    pub dialect: DialectState,
     /// Uplinks without an answer.
     pub unanswered: u16,
+    /// How far it has come.
+    pub phase: Phase,
+    /// Connections in a row that did not get ready.
+    pub tries: u8,
+    /// A send is in flight.
+    pub sending: bool,
+    /// It speaks WebSocket.
+    pub ws: bool,
+    /// It writes down what it sees.
+    pub watches: bool,
+    /// It was ready once.
+    pub known: bool,
+    /// When it comes back it goes on where it was.
+    pub resume: bool,
+    /// Somebody waits for it to be back.
+    pub awaited: bool,
+    /// Where its room is, the next message says.
+    pub floating: bool,
+}
+
+impl Client {
+    /// One whose connection is being made.
+    pub fn new(conn: ConnId) -> Self {
+        Self {
+            conn,
+            rare: None,
+            said_s: 0,
+            begun_us: 0,
+            dialect: DialectState::default(),
+            unanswered: 0,
+            phase: Phase::Connecting,
+            tries: 0,
+            sending: false,
+            ws: false,
+            watches: false,
+            known: false,
+            resume: false,
+            awaited: false,
+            floating: false,
+        }
+    }
 }
 
 const _: () = assert!(
-    size_of::<Client>() + 2 * size_of::<Membership>() <= 100,
+    size_of::<Client>() + 2 * size_of::<Membership>() + 2 * size_of::<u32>() <= 200,
     "a million clients are to fit beside the gateway"
 );
 
@@ -69,19 +124,33 @@ pub struct Rare {
     pub outgoing: Vec<u8>,
     /// Fragments of a WebSocket message.
     pub inbound: WsInbound,
+    /// What it has to hear before it is where it was: which of its places, up to which number.
+    pub catching: Vec<(u32, u64)>,
 }
 
 impl Rare {
     /// Whether nothing is unfinished.
     pub fn is_empty(&self) -> bool {
-        self.partial.is_empty() && self.outgoing.is_empty() && self.inbound.is_unused()
+        self.partial.is_empty()
+            && self.outgoing.is_empty()
+            && self.inbound.is_unused()
+            && self.catching.is_empty()
+    }
+
+    /// Bytes that are allocated for it.
+    pub fn bytes(&self) -> usize {
+        self.partial.capacity()
+            + self.outgoing.capacity()
+            + self.catching.capacity() * size_of::<(u32, u64)>()
     }
 }
 
-/// The frames that client `k` begins with: HELLO, and its JOINs unless they come later.
-pub fn first_frames(plan: &Plan, k: u32) -> Vec<u8> {
+/// The frames that a client begins with: HELLO, and its JOINs unless they come later. Who goes on
+/// where it was says where that is.
+pub fn first_frames(world: &World, k: u32, client: &Client, places: &[Membership]) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
-    let token = format!("open:{}", u64::from(k) + 1);
+    let plan = &world.plan;
+    let token = plan.token.replace("{user}", &(u64::from(k) + 1).to_string());
     let hello = ClientFrame::Hello {
         version: PROTOCOL_VERSION,
         app: plan.app,
@@ -92,7 +161,13 @@ pub fn first_frames(plan: &Plan, k: u32) -> Vec<u8> {
     };
     hello.encode(&mut out);
     if !plan.joins_later {
-        errand_frames(plan, k, Errand::Join, &mut out);
+        plan.rooms.each(k, |place| {
+            let member = places.get(place.nth).filter(|_| client.resume);
+            let epoch = member.map_or(0, |member| world.epochs.of(member.epoch()));
+            let seq = member.filter(|_| epoch != 0).map_or(0, Membership::reached);
+            let cursor = Cursor { room: place.id, epoch, seq };
+            ClientFrame::Join { request: place.nth as u32 + 1, cursor }.encode(&mut out);
+        });
     }
     out
 }
@@ -100,19 +175,19 @@ pub fn first_frames(plan: &Plan, k: u32) -> Vec<u8> {
 /// Appends client `k`'s requests to join, or to leave, all its rooms. The requests of joins are 1
 /// and on, those of leaves follow.
 pub fn errand_frames(plan: &Plan, k: u32, errand: Errand, out: &mut Vec<u8>) {
-    for (request, rooms) in (1..).zip(&plan.rooms) {
-        let room = rooms.of(k);
+    plan.rooms.each(k, |place| {
+        let (request, room) = (place.nth as u32 + 1, place.id);
         match errand {
             Errand::Join => {
                 let cursor = Cursor { room, epoch: 0, seq: 0 };
                 ClientFrame::Join { request, cursor }.encode(out);
             }
             Errand::Leave => {
-                let request = request + plan.rooms.len() as u32;
+                let request = request + plan.rooms.per_client() as u32;
                 ClientFrame::Leave { request, room }.encode(out);
             }
         }
-    }
+    });
 }
 
 /// The 16 bytes of client `k`'s WebSocket handshake.
@@ -172,14 +247,25 @@ impl Session<'_> {
             return Ok(());
         };
         if membership.message(seq, &mut self.world.tally) {
-            if self.world.plan.timed_kind.is_none_or(|timed| timed == kind) {
+            if self.world.times(kind) {
                 self.world.record(payload);
             }
-            if let Some(watch) = self.world.watches.get_mut(self.number) {
-                watch.see(frame).map_err(|error| protocol_text(&error))?;
+            if self.client.watches {
+                self.watch(alias, frame)?;
             }
         }
         Ok(())
+    }
+
+    #[cold]
+    fn watch(&mut self, alias: u32, frame: RawFrame<'_>) -> Result<(), Fault> {
+        let nth = self.memberships.iter().position(|place| place.is(alias)).unwrap_or(0);
+        let world = &mut *self.world;
+        let room = world.watchers.get(&(self.number as u32, nth as u32));
+        match room.and_then(|room| world.watches.get_mut(room)) {
+            Some(watch) => watch.see(frame).map_err(|error| protocol_text(&error)),
+            None => Ok(()),
+        }
     }
 
     #[cold]
@@ -191,16 +277,18 @@ impl Session<'_> {
                 self.client.phase = Phase::Welcomed;
                 self.ready_when_joined();
             }
-            ServerFrame::Joined { request, alias, head, .. } => {
-                self.joined(request, alias, head)?
+            ServerFrame::Joined { request, alias, epoch, head, .. } => {
+                let epoch = self.world.epochs.number(epoch);
+                self.joined(request, alias, epoch, head)?;
             }
             ServerFrame::Shed { alias, first, last, counts } => {
                 let count = counts.iter().copied().map(u64::from).sum();
-                self.place(alias, |place, tally| place.shed(first, last, count, tally));
+                // Those without a number belong to no room.
+                if alias != 0 {
+                    self.place(alias, |place, tally| place.shed(first, last, count, tally));
+                }
             }
-            ServerFrame::Reset { alias, head, .. } => {
-                self.place(alias, |place, tally| place.reset(head, tally));
-            }
+            ServerFrame::Reset { alias, epoch, head, .. } => self.reset(alias, epoch, head),
             ServerFrame::Reply { request, code, payload, .. } => {
                 self.reply(request, code, payload.0)?;
             }
@@ -222,24 +310,58 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn place(&mut self, alias: u32, act: impl FnOnce(&mut Membership, &mut crate::ledger::Tally)) {
+    fn place(&mut self, alias: u32, act: impl FnOnce(&mut Membership, &mut Tally)) {
         match self.memberships.iter_mut().find(|place| place.is(alias)) {
             Some(place) => act(place, &mut self.world.tally),
             None => self.world.tally.stray += 1,
         }
     }
 
-    fn joined(&mut self, request: u32, alias: u32, head: u64) -> Result<(), Fault> {
-        let place = (request as usize).checked_sub(1).and_then(|at| self.memberships.get_mut(at));
-        let Some(place) = place else {
+    fn reset(&mut self, alias: u32, epoch: u64, head: u64) {
+        let epoch = self.world.epochs.number(epoch);
+        let Some(nth) = self.memberships.iter().position(|place| place.is(alias)) else {
+            self.world.tally.stray += 1;
+            return;
+        };
+        self.move_on(nth, epoch, |place, tally| place.reset_in(epoch, head, tally));
+        // What was to be heard up to a number of another epoch ends here.
+        let reached = self.memberships[nth].reached();
+        self.world.catching.retain(|&(place, _)| place != nth as u32);
+        self.world.catching.push((nth as u32, reached));
+    }
+
+    /// Lets a membership that was known before go on somewhere else, and follows where it is.
+    fn move_on(&mut self, nth: usize, epoch: u32, act: impl FnOnce(&mut Membership, &mut Tally)) {
+        let (place, world) = (&mut self.memberships[nth], &mut *self.world);
+        let before = (place.reached() as i64, world.tally.accounted() as i64);
+        act(place, &mut world.tally);
+        let after = (place.reached() as i64, world.tally.accounted() as i64);
+        if let Some(room) = world.plan.rooms.nth(world.plan.k(self.number), nth)
+            && let Some(room) = room.book
+        {
+            world.known.moved += (after.0 - before.0) - (after.1 - before.1);
+            world.rooms[room].epoch = world.rooms[room].epoch.max(epoch);
+        }
+    }
+
+    fn joined(&mut self, request: u32, alias: u32, epoch: u32, head: u64) -> Result<(), Fault> {
+        let nth = (request as usize).wrapping_sub(1);
+        let Some(place) = self.memberships.get_mut(nth).filter(|_| alias != 0) else {
             return Err(format!("the gateway answers a JOIN that was not asked: {request}"));
         };
-        place.join(alias, head);
-        if request as usize == self.memberships.len()
-            && let Some(room) = self.world.room_of(self.number)
-        {
-            let book = &mut self.world.rooms[room];
-            book.head = book.head.max(head);
+        if !place.known() {
+            place.join_in(alias, epoch, head);
+            let k = self.world.plan.k(self.number);
+            if let Some(room) = self.world.plan.rooms.nth(k, nth).and_then(|place| place.book) {
+                self.world.first_joined(room, epoch, head);
+            }
+        } else if self.client.resume && self.world.epochs.of(place.epoch()) != 0 {
+            place.go_on(alias);
+            if epoch == place.epoch() && place.reached() < head {
+                self.world.catching.push((nth as u32, head));
+            }
+        } else {
+            self.move_on(nth, epoch, |place, tally| place.begin_anew(alias, epoch, head, tally));
         }
         if self.world.plan.joins_later {
             self.world.errands.joined += 1;
@@ -253,11 +375,7 @@ impl Session<'_> {
         let welcomed = self.client.phase == Phase::Welcomed;
         let joined = self.world.plan.joins_later || self.memberships.iter().all(Membership::joined);
         if welcomed && joined {
-            self.client.phase = Phase::Ready;
-            self.world.counts.ready += 1;
-            if let Some(room) = self.world.room_of(self.number) {
-                self.world.rooms[room].ready += 1;
-            }
+            ready(self.number, self.client, self.world);
         }
     }
 
@@ -316,6 +434,32 @@ impl Session<'_> {
             self.client.unanswered += 1;
         }
     }
+}
+
+/// A client has all that it asked for.
+pub fn ready(number: usize, client: &mut Client, world: &mut World) {
+    client.phase = Phase::Ready;
+    client.tries = 0;
+    world.counts.here += 1;
+    world.counts.in_flight = world.counts.in_flight.saturating_sub(1);
+    let took_us = us_of(world.now_ns).wrapping_sub(client.begun_us);
+    world.timings.connect.saturating_record(took_us.into());
+    if std::mem::replace(&mut client.known, true) {
+        world.counts.reconnected += 1;
+        return;
+    }
+    world.counts.ready += 1;
+    let World { plan, rooms, .. } = world;
+    plan.rooms.each(plan.k(number), |place| {
+        if let Some(room) = place.book {
+            rooms[room].ready += 1;
+        }
+    });
+}
+
+/// A moment in microseconds of a clock that turns over after 71 minutes.
+pub fn us_of(at_ns: u64) -> u32 {
+    (at_ns / 1000) as u32
 }
 
 fn protocol_text(error: &DecodeError) -> Fault {

@@ -12,7 +12,6 @@ use crate::network::{self, Outcome};
 use crate::plan::{Plan, Uplinks};
 use crate::report::Report;
 use crate::run::{self, Run, Used};
-use crate::upstream::Upstream;
 use crate::verdict::{self, Facts};
 
 /// Runs the command.
@@ -20,9 +19,9 @@ pub fn run(args: &UplinkArgs, stop: &Arc<AtomicBool>) -> Result<Report> {
     let clients = &args.connections;
     let uplinks = Uplinks { channel: args.channel, size: args.size, window: args.window.into() };
     let plan = run::plan(clients, args.clients, Vec::new(), Some(uplinks))?;
-    let upstream = Upstream::connect(&args.upstream, clients.app)?;
+    let upstream = run::upstream(&args.upstream, clients.app)?;
     let gateway = Gateway { pid: clients.gateway_pid, metrics: clients.metrics };
-    let mut run = Run::start(plan.clone(), gateway, args.reporting, stop)?;
+    let mut run = Run::start(plan.clone(), 0.0, gateway, args.reporting, stop)?;
     let shared = Arc::clone(&run.shared);
     let echo = echo::spawn(upstream, args.channel, clients.upstream_core, shared)?;
     run.ramp();

@@ -12,6 +12,8 @@ use barrage_wire::{FRAME_HEADER_BYTES, GatewayFrame, Text, UpstreamFrame, frame}
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::clock::SECOND_NS;
+
 /// How long the gateway has to answer our HELLO.
 const WELCOME_MAX: Duration = Duration::from_secs(5);
 /// Bytes that are kept of what was received.
@@ -68,6 +70,10 @@ pub struct Upstream {
     filled: usize,
     handled: usize,
     unsent: Vec<u8>,
+    /// After so long without a word from us the gateway wants a ping.
+    heartbeat_ns: u64,
+    /// Since when nothing was said; none: something was.
+    silent_since_ns: Option<u64>,
     /// Publishes that may be unanswered at any time.
     pub credits: u32,
 }
@@ -84,6 +90,8 @@ impl Upstream {
             filled: 0,
             handled: 0,
             unsent: Vec::new(),
+            heartbeat_ns: 0,
+            silent_since_ns: None,
             credits: 0,
         };
         let version = PROTOCOL_VERSION;
@@ -117,14 +125,14 @@ impl Upstream {
             }
             self.flush()?;
             self.wait(left);
-            let mut credits = 0;
+            let mut welcome = (0, 0);
             self.receive(&mut |frame| {
-                if let GatewayFrame::Welcome { credits: given, .. } = frame {
-                    credits = given;
+                if let GatewayFrame::Welcome { credits, heartbeat_s, .. } = frame {
+                    welcome = (credits, u64::from(heartbeat_s) * SECOND_NS);
                 }
                 Ok(())
             })?;
-            self.credits = credits;
+            (self.credits, self.heartbeat_ns) = welcome;
         }
         Ok(())
     }
@@ -132,6 +140,16 @@ impl Upstream {
     /// Queues a frame.
     pub fn say(&mut self, frame: &UpstreamFrame<'_>) {
         frame.encode(&mut self.unsent);
+    }
+
+    /// Queues a ping when nothing was said for so long that the gateway might take us for gone. To be
+    /// called now and then, before `flush`.
+    pub fn keep_alive(&mut self, now_ns: u64) {
+        let since_ns = *self.silent_since_ns.get_or_insert(now_ns);
+        if self.heartbeat_ns > 0 && now_ns.saturating_sub(since_ns) >= self.heartbeat_ns {
+            self.silent_since_ns = Some(now_ns);
+            self.say(&UpstreamFrame::Ping { nonce: now_ns });
+        }
     }
 
     /// Queues frames that were encoded already, and empties `frames`.
@@ -155,7 +173,10 @@ impl Upstream {
                 Err(error) => return Err(error).context("the upstream connection broke"),
             }
         }
-        self.unsent.drain(..sent);
+        if sent > 0 {
+            self.silent_since_ns = None;
+            self.unsent.drain(..sent);
+        }
         Ok(())
     }
 
@@ -208,6 +229,28 @@ fn is_later(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_gateway_is_pinged_after_silence_and_not_sooner() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = UpstreamAddress::Tcp(listener.local_addr().unwrap());
+        let gateway = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let (version, heartbeat_s) = (PROTOCOL_VERSION, 2);
+            let welcome = GatewayFrame::Welcome { version, heartbeat_s, credits: 1 };
+            stream.write_all(&welcome.to_vec()).unwrap();
+        });
+        let mut upstream = Upstream::connect(&address, 1).unwrap();
+        gateway.join().unwrap();
+        upstream.unsent.clear();
+        let pings = [0, 1, 2, 3, 4, 5].map(|second| {
+            let before = upstream.unsent_bytes();
+            upstream.keep_alive(second * SECOND_NS);
+            upstream.unsent_bytes() > before
+        });
+        assert_eq!(pings, [false, false, true, false, true, false], "even if it does not read");
+    }
 
     #[test]
     fn addresses_are_tcp_or_paths() {

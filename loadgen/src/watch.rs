@@ -18,7 +18,7 @@ pub mod kind {
 }
 
 /// What a room's first member has seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Watch {
     /// `Message` frames, without the one that ends the room.
     pub messages: u64,

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::latency::Latencies;
-use crate::ledger::Tally;
-use crate::plan::{Plan, Rooms};
+use crate::latency::Summary;
+use crate::ledger::{Epochs, Tally};
+use crate::plan::Plan;
+use crate::record::{self, Times, Timings};
 use crate::shared::Errand;
 use crate::stamp::Stamp;
 use crate::watch::Watch;
@@ -18,12 +19,22 @@ const NS_PER_US: u64 = 1000;
 /// How many clients are where.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
-    /// Have had everything that they asked for, WELCOME and every JOINED.
+    /// Have once had everything that they asked for, WELCOME and every JOINED.
     pub ready: u64,
     /// Ended before that.
     pub failed: u64,
-    /// Ended after that.
+    /// Connections that ended after that although nobody had asked for it.
     pub lost: u64,
+    /// Connections that were ended on purpose.
+    pub dropped: u64,
+    /// Clients that got ready again.
+    pub reconnected: u64,
+    /// Clients that were ready once and tried in vain to come back.
+    pub unreturned: u64,
+    /// Clients that are ready now.
+    pub here: u64,
+    /// Connections that are on their way to be ready.
+    pub in_flight: u64,
 }
 
 /// Uplinks and their answers.
@@ -44,10 +55,16 @@ pub struct UplinkCounts {
 /// One of the rooms that are accounted for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RoomBook {
-    /// Its head when it was joined.
+    /// Its head when it was first joined.
     pub head: u64,
+    /// The newest number that was heard, where nobody else says one.
+    pub newest: u64,
     /// Clients that got ready in it.
-    pub ready: u64,
+    pub ready: u32,
+    /// The number of the newest epoch that was heard of.
+    pub epoch: u32,
+    /// Whether anybody has joined it.
+    pub joined: bool,
 }
 
 /// Joining and leaving after the ramp.
@@ -67,14 +84,32 @@ pub struct Errands {
     pub refused: u64,
 }
 
+/// How much the clients know that have a connection, for whoever sends no more than fits.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known {
+    /// Where all memberships began, and what new epochs took away: with what is accounted for, the
+    /// sum of what every membership has reached.
+    pub moved: i64,
+    /// What those have reached that have no connection.
+    pub gone: i64,
+    /// Memberships with a connection.
+    pub places: u64,
+}
+
 /// Everything that the clients share.
 pub struct World {
     /// What they are to do.
     pub plan: Arc<Plan>,
     /// The time of the event that is being handled.
     pub now_ns: u64,
-    /// Messages that were to be sent before this are not measured.
+    /// Messages that were to be sent before this are not timed.
     pub from_ns: u64,
+    /// Those that were to be sent from this on are not timed either.
+    pub until_ns: u64,
+    /// As in the plan: what the hot path needs of it lies here.
+    clock_offset_ns: i64,
+    timed_kind: Option<u16>,
+    paced: bool,
     /// No uplinks after this.
     pub to_ns: u64,
     /// How many clients are where.
@@ -83,14 +118,21 @@ pub struct World {
     pub tally: Tally,
     /// What became of uplinks.
     pub uplinks: UplinkCounts,
-    /// From the intended time of sending.
-    pub latencies: Latencies,
-    /// From the actual time of sending.
-    pub uncorrected: Latencies,
-    /// The rooms that are accounted for: the last ones of the plan.
+    /// What was timed.
+    pub timings: Timings,
+    /// The rooms that are accounted for.
     pub rooms: Vec<RoomBook>,
-    /// What the first client of each of them has seen, if the plan wants it.
-    pub watches: Vec<Watch>,
+    /// How much clients know.
+    pub known: Known,
+    /// Epochs that rooms were in.
+    pub epochs: Epochs,
+    /// What the first client of each room here has seen, if the plan wants it, by room.
+    pub watches: BTreeMap<u32, Watch>,
+    /// Which of them belongs to which client and which of its places.
+    pub watchers: BTreeMap<(u32, u32), u32>,
+    /// What the client being served has to hear before it is where it was: which of its places, up
+    /// to which number.
+    pub catching: Vec<(u32, u64)>,
     /// Joining and leaving after the ramp.
     pub errands: Errands,
     /// Bytes that the gateway has sent.
@@ -110,21 +152,29 @@ pub struct World {
 impl World {
     /// Nothing has happened yet.
     pub fn new(plan: Arc<Plan>) -> Self {
-        let rooms = plan.rooms.last().map_or(0, |rooms| rooms.count());
+        let watchers = watchers(&plan);
+        let own = watchers.values().map(|&room| (room, Watch::default()));
         Self {
-            rooms: vec![RoomBook::default(); rooms],
-            watches: vec![Watch::default(); if plan.watched { rooms } else { 0 }],
+            rooms: vec![RoomBook::default(); plan.rooms.count()],
+            watches: own.collect(),
+            watchers,
+            known: Known::default(),
+            epochs: Epochs::default(),
+            catching: Vec::new(),
             errands: Errands::default(),
             received_bytes: 0,
+            clock_offset_ns: plan.clock_offset_ns,
+            timed_kind: plan.timed_kind,
+            paced: plan.paced,
             plan,
             now_ns: 0,
             from_ns: u64::MAX,
+            until_ns: u64::MAX,
             to_ns: 0,
             counts: Counts::default(),
             tally: Tally::default(),
             uplinks: UplinkCounts::default(),
-            latencies: Latencies::default(),
-            uncorrected: Latencies::default(),
+            timings: Timings::default(),
             last_delivery_ns: 0,
             heartbeat_s: 0,
             faults: BTreeMap::new(),
@@ -133,23 +183,76 @@ impl World {
         }
     }
 
-    /// Which of the rooms that are accounted for is client `k`'s.
-    pub fn room_of(&self, k: usize) -> Option<usize> {
-        self.plan.rooms.last().map(|rooms: &Rooms| rooms.index(k as u32))
+    /// Whether messages of a kind are timed.
+    #[inline]
+    pub fn times(&self, kind: u16) -> bool {
+        self.timed_kind.is_none_or(|timed| timed == kind)
     }
 
     /// A message, or the answer to an uplink, has come.
     #[inline]
     pub fn record(&mut self, payload: &[u8]) {
-        let Some(stamp) = Stamp::read(payload) else { return };
-        if stamp.intended_ns < self.from_ns {
+        if let Some(stamp) = Stamp::read(payload) {
+            self.record_stamp(stamp);
+        }
+    }
+
+    /// A message with this stamp has come.
+    #[inline]
+    pub fn record_stamp(&mut self, stamp: Stamp) {
+        let intended_ns = stamp.intended_ns.wrapping_add_signed(self.clock_offset_ns);
+        if intended_ns < self.from_ns || intended_ns >= self.until_ns {
             return;
         }
-        let latency_ns = self.now_ns.saturating_sub(stamp.intended_ns);
-        self.latencies.record_ns(latency_ns);
-        if self.plan.paced {
+        let latency_ns = self.now_ns.saturating_sub(intended_ns);
+        self.timings.corrected.saturating_record(latency_ns / NS_PER_US);
+        if self.paced {
             let lag_ns = u64::from(stamp.lag_us) * NS_PER_US;
-            self.uncorrected.record_ns(latency_ns.saturating_sub(lag_ns));
+            let uncorrected_ns = latency_ns.saturating_sub(lag_ns);
+            self.timings.uncorrected.saturating_record(uncorrected_ns / NS_PER_US);
+        }
+    }
+
+    /// A client's first JOINED of a room that is accounted for.
+    pub fn first_joined(&mut self, room: usize, epoch: u32, head: u64) {
+        let book = &mut self.rooms[room];
+        if !book.joined {
+            (book.joined, book.head) = (true, head);
+        }
+        book.epoch = book.epoch.max(epoch);
+        self.known.moved += head as i64 - book.head as i64;
+        self.known.places += 1;
+    }
+
+    /// Messages of all rooms whose fate is known at every member that has a connection, on
+    /// average.
+    pub fn progress(&self) -> u64 {
+        let known = self.tally.accounted() as i64 + self.known.moved - self.known.gone;
+        let known = u64::try_from(known).unwrap_or(0);
+        known.saturating_mul(self.rooms.len() as u64).checked_div(self.known.places).unwrap_or(0)
+    }
+
+    /// Everything that was counted, in the words of records.
+    pub fn totals(&self) -> record::Counts {
+        let (counts, tally) = (&self.counts, &self.tally);
+        record::Counts {
+            connected: counts.ready,
+            reconnected: counts.reconnected,
+            failed: counts.failed + counts.unreturned,
+            lost: counts.lost,
+            dropped: counts.dropped,
+            delivered: tally.delivered,
+            declared_shed: tally.declared_shed,
+            declared_reset: tally.declared_reset,
+            disconnected: tally.disconnected,
+            unexplained: tally.unexplained,
+            duplicate: tally.duplicate,
+            reordered: tally.reordered,
+            over_declared: tally.over_declared,
+            resets: tally.resets,
+            stray: tally.stray,
+            received_bytes: self.received_bytes,
+            ..record::Counts::default()
         }
     }
 
@@ -158,4 +261,36 @@ impl World {
         let full = self.faults.len() >= FAULTS_MAX && !self.faults.contains_key(&why);
         *self.faults.entry(if full { FAULT_OTHER.to_owned() } else { why }).or_default() += 1;
     }
+}
+
+/// The figures of what was timed; none when nothing was.
+pub fn summary(times: &Times) -> Option<Summary> {
+    let at = |quantile| times.value_at_quantile(quantile);
+    let [p50, p90, p99, p999] = [0.5, 0.9, 0.99, 0.999].map(at);
+    (!times.is_empty()).then(|| Summary { p50, p90, p99, p999, max: times.max() })
+}
+
+/// The first client of each room, of all clients there are: by client and place, those that are
+/// here.
+fn watchers(plan: &Plan) -> BTreeMap<(u32, u32), u32> {
+    let mut watchers = BTreeMap::new();
+    if !plan.watched {
+        return watchers;
+    }
+    let mut seen = vec![false; plan.rooms.count()];
+    let mut unseen = seen.len();
+    for k in 0..plan.first + plan.clients {
+        if unseen == 0 {
+            break;
+        }
+        plan.rooms.each(k, |place| {
+            let Some(room) = place.book.filter(|&room| !seen[room]) else { return };
+            seen[room] = true;
+            unseen -= 1;
+            if k >= plan.first {
+                watchers.insert((k - plan.first, place.nth as u32), room as u32);
+            }
+        });
+    }
+    watchers
 }

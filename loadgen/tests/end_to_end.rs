@@ -15,7 +15,7 @@ fn run(line: &str) -> Report {
     let words = std::iter::once("barrage-loadgen").chain(line.split_whitespace());
     let command = Cli::try_parse_from(words).expect("a valid line").command;
     let stop = Arc::new(AtomicBool::new(false));
-    barrage_loadgen::execute(&command, &stop).expect("a run")
+    barrage_loadgen::measure(&command, &stop).expect("a run").0
 }
 
 fn room(stub: Stub, transport: &str, rest: &str) -> Report {
@@ -252,11 +252,11 @@ fn the_program_says_how_it_went() {
 
     let (code, _, stderr) =
         program(&format!("room --tcp 127.0.0.1:1 --upstream {upstream} {load}"));
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(6));
     assert!(stderr.contains("Is the gateway running on 127.0.0.1:1?"), "{stderr}");
 
     let (code, _, stderr) = program(&format!("room --tcp {tcp} --upstream 127.0.0.1:1 {load}"));
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(6));
     assert!(stderr.contains("is the gateway running on 127.0.0.1:1?"), "{stderr}");
 
     let (code, _, stderr) = program("limit --members 9999999 --size 16 --secs 1");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use barrage_loadgen::ledger::Membership;
-use barrage_loadgen::plan::{Plan, Transport};
+use barrage_loadgen::plan::{Places, Plan, TOKEN_OPEN, Transport};
 use barrage_loadgen::session::{Client, Phase, Session};
 use barrage_loadgen::sources::Sources;
 use barrage_loadgen::stamp::Stamp;
@@ -29,15 +29,20 @@ fn world() -> World {
         transport: Transport::Tcp,
         target,
         sources: Sources::plan(&[], target, 1, 28_000).expect("sources"),
+        ws: None,
+        dialect: None,
+        first: 0,
         clients: 1,
-        connects_per_s: 0.0,
         app: 1,
-        rooms: Vec::new(),
+        token: TOKEN_OPEN.to_owned(),
+        rooms: Places::Given(Vec::new()),
         joins_later: false,
         watched: false,
         timed_kind: None,
         uplinks: None,
         paced: false,
+        returns: false,
+        clock_offset_ns: 0,
         core: None,
     }))
 }
@@ -65,8 +70,7 @@ fn check(ws: bool) {
     let mut world = world();
     (world.from_ns, world.now_ns) = (0, 1 << 40);
     let conn = ConnId { index: 0, generation: 0 };
-    let phase = Phase::Ready;
-    let mut client = Client { conn, rare: None, said_s: 0, phase, sending: false, unanswered: 0 };
+    let mut client = Client { phase: Phase::Ready, ..Client::new(conn) };
     let mut memberships = [Membership::default()];
     memberships[0].join(1, 0);
     let (mut partial, mut inbound) = (Vec::new(), WsInbound::default());
@@ -87,7 +91,7 @@ fn check(ws: bool) {
     }
     assert_eq!(world.tally.delivered, total / ROUND * ROUND);
     assert_eq!(world.tally.accounted(), world.tally.delivered);
-    assert!(world.latencies.summary().is_some());
+    assert!(!world.timings.corrected.is_empty());
     let ns = spent.as_nanos() as f64 / world.tally.delivered as f64;
     println!("{}: {ns:.1} ns a frame", if ws { "ws" } else { "tcp" });
 }

@@ -20,9 +20,9 @@ use crate::report::{Report, by_code};
 use crate::run::{self, Run, Used};
 use crate::storm::publisher::{Stormed, Storming};
 use crate::storm::schedule::Weather;
-use crate::upstream::Upstream;
 use crate::verdict::{self, Facts};
 use crate::watch::kind;
+use crate::world::summary;
 
 pub use report::StormReport;
 
@@ -37,9 +37,9 @@ pub fn run(args: &StormArgs, stop: &Arc<AtomicBool>) -> Result<Report> {
     plan.timed_kind = Some(kind::CHAT);
     plan.paced = true;
     // Before the members, so that a wrong address is found at once.
-    let upstream = Upstream::connect(&args.upstream, clients.app)?;
+    let upstream = run::upstream(&args.upstream, clients.app)?;
     let gateway = Gateway { pid: clients.gateway_pid, metrics: clients.metrics };
-    let mut run = Run::start(plan.clone(), gateway, args.reporting, stop)?;
+    let mut run = Run::start(plan.clone(), 0.0, gateway, args.reporting, stop)?;
     run.ramp();
     let span = run.span(0.0, args.secs);
     let storming = storming(args, rooms);
@@ -85,8 +85,9 @@ fn report(
     let world = &outcome.world;
     let all = stormed.all();
     let rooms = stormed.rooms.iter().zip(&world.rooms);
-    let expected =
-        rooms.map(|(place, book)| place.last_seq.saturating_sub(book.head) * book.ready).sum();
+    let expected = rooms
+        .map(|(place, book)| place.last_seq.saturating_sub(book.head) * u64::from(book.ready))
+        .sum();
     let categories = args.categories();
     let mut storm = StormReport::new(&stormed, outcome, args.room);
     (storm.pairs, storm.senders, storm.seed) = (args.rooms, args.senders, args.seed);
@@ -100,7 +101,7 @@ fn report(
         limited: Some(all.limited),
         refused: Some(by_code(&stormed.refused)),
         expected: Some(expected),
-        uncorrected_latency_us: world.uncorrected.summary(),
+        uncorrected_latency_us: summary(&world.timings.uncorrected),
         send_lag_us: stormed.lag.summary(),
         ..run::report("storm", plan, outcome)
     };

@@ -79,7 +79,7 @@ impl StormReport {
         let bytes_before = outcome.marks[0].received_bytes;
         let bytes_out = world.received_bytes - bytes_before;
         let mut this = Self { taps, states, chats, messages_in, bytes_out, ..Self::default() };
-        let rooms = stormed.rooms.iter().zip(&world.rooms).zip(&world.watches);
+        let rooms = stormed.rooms.iter().zip(&world.rooms).zip(world.watches.values());
         for (number, ((place, book), watch)) in (room..).zip(rooms) {
             let whole = place.last_seq.saturating_sub(book.head);
             let Watch { messages, combos, states, .. } = *watch;

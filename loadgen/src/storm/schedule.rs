@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::clock::SECOND_NS;
+use crate::random::Random;
 
 /// How a storm is made.
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +84,7 @@ impl Schedule {
         let mut this = Self {
             weather,
             to_ns,
-            random: Random(weather.seed),
+            random: Random::new(weather.seed),
             givers: Vec::with_capacity(givers),
             queue: BinaryHeap::new(),
         };
@@ -170,30 +171,6 @@ impl Schedule {
 
 fn period_ns(per_s: f64) -> u64 {
     ((SECOND_NS as f64 / per_s) as u64).max(1)
-}
-
-/// Chance that can be repeated: `SplitMix64`.
-#[derive(Debug)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// From 0 to 1.
-    fn share(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    /// From -1 to 1.
-    fn around(&mut self) -> f64 {
-        self.share() * 2.0 - 1.0
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A gateway of a few lines, for tests of the load generator: one thread per connection.
 
-// A stub fails by a panic, as the tests that it is part of.
-#![allow(clippy::unwrap_used)]
+// A stub fails by a panic, as the tests that it is part of. Not every test uses all of it.
+#![allow(clippy::unwrap_used, dead_code)]
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
@@ -48,6 +48,8 @@ pub struct Stub {
 struct Room {
     head: u64,
     members: Vec<Peer>,
+    /// Everything that was said, for those who come back.
+    said: Vec<Vec<u8>>,
     /// Publishes of the category that is limited.
     asked: u64,
     /// Runs by category, sender and gift: taps that have not gone out, and those that have.
@@ -72,13 +74,16 @@ struct Peer {
 
 impl Peer {
     fn say(&self, frame: &ServerFrame<'_>) {
-        let frame = frame.to_vec();
+        self.say_bytes(&frame.to_vec());
+    }
+
+    fn say_bytes(&self, frame: &[u8]) {
         let mut out = Vec::new();
         if self.ws {
             let (header, used) = ws::server_header(frame.len());
             out.extend_from_slice(&header[..used]);
         }
-        out.extend_from_slice(&frame);
+        out.extend_from_slice(frame);
         let _ = (&*self.stream).write_all(&out);
     }
 }
@@ -166,18 +171,22 @@ fn client_frame(peer: &mut Peer, frame: ClientFrame<'_>, state: &mut State) {
                 resume: Text(""),
             });
         }
-        ClientFrame::Join { request, cursor: Cursor { room, .. } } => {
+        ClientFrame::Join { request, cursor: Cursor { room, epoch, seq } } => {
             let place = state.rooms.entry(room).or_default();
+            place.members.retain(|member| member.user != peer.user);
             place.members.push(peer.clone());
             peer.say(&ServerFrame::Joined {
                 request,
                 alias: room as u32,
                 room,
-                epoch: 1,
+                epoch: EPOCH,
                 head: place.head,
                 level: 1,
                 members: place.members.len() as u32,
             });
+            if epoch == EPOCH {
+                place.said[seq as usize..].iter().for_each(|frame| peer.say_bytes(frame));
+            }
         }
         ClientFrame::Ping { nonce } => peer.say(&ServerFrame::Pong { nonce }),
         ClientFrame::Uplink { request, channel, kind, payload } => {
@@ -337,6 +346,7 @@ fn say<'a>(room: &mut Room, mischief: Mischief, frame: impl Fn(u64) -> ServerFra
     room.head += 1;
     let seq = room.head;
     let message = frame(seq);
+    room.said.push(message.to_vec());
     let victim = room.members.iter().map(|member| member.user).min();
     for member in &room.members {
         let hit = Some(member.user) == victim && seq.is_multiple_of(3);
@@ -376,6 +386,9 @@ const CATEGORY_LATEST: u16 = 6;
 pub const CATEGORY_LIMITED: u16 = 5;
 /// There is none of this number.
 pub const CATEGORY_UNKNOWN: u16 = 99;
+
+/// The one epoch of all rooms.
+const EPOCH: u64 = 1;
 
 /// The room that tests publish to.
 pub const ROOM: u64 = 7;

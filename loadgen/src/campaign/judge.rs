@@ -1,0 +1,261 @@
+//! What has come of a campaign. Pure: facts in, a verdict out.
+
+use crate::exit::Exit;
+use crate::record::Counts;
+use crate::record::kept::{Clock, Figures, Objective, Verdict};
+use crate::scenario::{Slo, Validity};
+
+#[cfg(test)]
+mod tests;
+
+/// Sending later than this is what waking a thread up takes; only more is held against the latency.
+const LAG_US_IGNORED: u64 = 250;
+/// What the kernel says when it is this machine that has no more to give.
+const GENERATOR_LIMITS: [&str; 8] = [
+    "Cannot assign requested address",
+    "os error 99",
+    "No buffer space",
+    "os error 105",
+    "Too many open files",
+    "os error 24",
+    "Cannot allocate memory",
+    "os error 12)",
+];
+
+/// What is known about a campaign at its end.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Clients that were to be connected.
+    pub clients: u64,
+    /// Everything that was counted.
+    pub totals: Counts,
+    /// The figures of all measured phases.
+    pub measured: Figures,
+    /// How long they were together, in seconds.
+    pub measured_s: f64,
+    /// Connects in a second, over all ramps.
+    pub connects_per_s: Option<f64>,
+    /// Growth of the target's memory per connection.
+    pub target_bytes_per_client: Option<f64>,
+    /// How long until all who were disconnected were back.
+    pub reconnect_s: Option<f64>,
+    /// Whether anything was to be published while measuring.
+    pub publishes: bool,
+    /// Whether messages came by a schedule, not by a window.
+    pub paced: bool,
+    /// Messages times members, where that can be known.
+    pub expected: Option<u64>,
+    /// Rooms whose books could not be ended.
+    pub open_rooms: u64,
+    /// Why connections ended.
+    pub ended: Vec<(String, u64)>,
+    /// Other machines' clocks.
+    pub clocks: Vec<Clock>,
+    /// Ctrl-C.
+    pub stopped: bool,
+    /// Parts of the generator that have ended early, and why.
+    pub broken: Vec<String>,
+    /// An abort condition was met.
+    pub aborted: Option<String>,
+    /// The target has gone.
+    pub target_lost: Option<String>,
+}
+
+/// Judges.
+pub fn judge(facts: &Facts, slo: &Slo, validity: &Validity) -> Verdict {
+    let faults = faults(facts);
+    let invalid_reasons = invalid(facts, validity);
+    let objectives = objectives(facts, slo);
+    let missed = objectives.iter().filter(|objective| !objective.met).count();
+    let (exit, why) = if let Some(lost) = &facts.target_lost {
+        (Exit::TargetLost, format!("the target is lost: {lost}"))
+    } else if let Some(first) = faults.first() {
+        (Exit::Faulty, first.clone())
+    } else if let Some(first) = invalid_reasons.first() {
+        (Exit::Invalid, first.clone())
+    } else if let Some(why) = &facts.aborted {
+        (Exit::Missed, format!("given up: {why}"))
+    } else if missed > 0 {
+        (Exit::Missed, missed_line(&objectives))
+    } else {
+        (Exit::Pass, "valid, everything is accounted for, every objective is met".to_owned())
+    };
+    Verdict { exit, why, objectives, invalid_reasons, faults, aborted: facts.aborted.clone() }
+}
+
+/// How many deliveries have a known fate.
+pub fn accounted(counts: &Counts) -> u64 {
+    counts.delivered
+        + counts.declared_shed
+        + counts.declared_reset
+        + counts.disconnected
+        + counts.unexplained
+}
+
+fn missed_line(objectives: &[Objective]) -> String {
+    let missed = objectives.iter().filter(|objective| !objective.met);
+    let say = |objective: &Objective| match objective.found {
+        Some(found) => format!("{} is {found:.3}, wanted {}", objective.name, objective.wanted),
+        None => format!("{} could not be measured{}", objective.name, advice(&objective.name)),
+    };
+    missed.map(say).collect::<Vec<_>>().join("; ")
+}
+
+fn advice(name: &str) -> &'static str {
+    match name {
+        "target_cpu_percent" | "target_bytes_per_client" => {
+            ": give target.metrics or target.pid, of a target that tells it"
+        }
+        "reconnect_s" => ": not all came back in time",
+        _ => ": nothing was timed",
+    }
+}
+
+fn faults(facts: &Facts) -> Vec<String> {
+    let totals = &facts.totals;
+    let mut faults: Vec<String> = [
+        (totals.unexplained, "messages are missing without a word"),
+        (totals.duplicate, "messages came twice"),
+        (totals.reordered, "messages came after later ones"),
+        (totals.over_declared, "messages were declared as left out and are not missing"),
+        (totals.stray, "messages came for rooms that their receiver is not in"),
+        (totals.wrong_totals, "rooms have other totals of gifts or values than were let in"),
+    ]
+    .into_iter()
+    .filter(|(count, _)| *count > 0)
+    .map(|(count, what)| format!("{count} {what}"))
+    .collect();
+    let accounted = accounted(totals);
+    if let Some(expected) = facts.expected.filter(|&expected| expected != accounted) {
+        faults.push(format!(
+            "the books do not balance: {accounted} deliveries are accounted for and {expected} \
+             were expected; does somebody else publish to these rooms?"
+        ));
+    }
+    faults
+}
+
+fn invalid(facts: &Facts, validity: &Validity) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if facts.stopped {
+        reasons.push("the run was stopped before its time".to_owned());
+    }
+    reasons.extend(facts.broken.iter().cloned());
+    for (why, count) in &facts.ended {
+        if GENERATOR_LIMITS.iter().any(|limit| why.contains(limit)) {
+            reasons.push(format!(
+                "{count} connections were not made because of this machine: {why}; `doctor` says \
+                 how to mend that"
+            ));
+        }
+    }
+    let percent = facts.measured.busy * 100.0;
+    if percent > validity.busy_percent {
+        reasons.push(format!(
+            "a thread of the generator was {percent:.0} % busy, over {:.0} %: latencies are \
+             partly its own",
+            validity.busy_percent
+        ));
+    }
+    publishing(facts, validity, &mut reasons);
+    clocks(facts, validity, &mut reasons);
+    reasons
+}
+
+fn publishing(facts: &Facts, validity: &Validity, reasons: &mut Vec<String>) {
+    if !facts.publishes {
+        return;
+    }
+    let counts = &facts.measured.counts;
+    if facts.totals.published == 0 {
+        reasons.push("nothing was published".to_owned());
+    } else if facts.totals.refused + facts.totals.limited == facts.totals.published {
+        reasons.push("nothing was admitted: every publish was refused".to_owned());
+    }
+    if facts.totals.unanswered > 0 {
+        reasons.push(format!("{} publishes were never answered", facts.totals.unanswered));
+    }
+    if facts.open_rooms > 0 {
+        reasons.push(format!("the books of {} rooms could not be ended", facts.open_rooms));
+    }
+    if !facts.paced {
+        return;
+    }
+    let share = counts.published as f64 * 100.0 / counts.offered.max(1) as f64;
+    if counts.offered > 0 && share < validity.published_percent {
+        reasons.push(format!(
+            "only {} of {} messages were published when they were due: the target or the \
+             publishing thread cannot keep up with this rate",
+            counts.published, counts.offered
+        ));
+    }
+    let Some(lag) = facts.measured.lag_us.map(|lag| lag.p99) else { return };
+    let latency = facts.measured.latency_us.map(|latency| latency.p99);
+    let share_max = latency.map_or(f64::MAX, |us| us as f64 * validity.lag_percent / 100.0);
+    if lag as f64 > validity.lag_p99_ms * 1e3 {
+        reasons.push(format!(
+            "messages were sent {lag} µs late (p99), over {} ms",
+            validity.lag_p99_ms
+        ));
+    } else if lag > LAG_US_IGNORED && lag as f64 > share_max {
+        reasons.push(format!(
+            "messages were sent {lag} µs late (p99), over {} % of the latency's p99",
+            validity.lag_percent
+        ));
+    }
+}
+
+fn clocks(facts: &Facts, validity: &Validity, reasons: &mut Vec<String>) {
+    let Some(latency) = facts.measured.latency_us else { return };
+    for clock in &facts.clocks {
+        let error_us = clock.error_ns as f64 / 1e3;
+        if error_us > latency.p50 as f64 * validity.clock_percent / 100.0 {
+            reasons.push(format!(
+                "the clock of {} may be {error_us:.0} µs off, over {} % of the latency's p50 \
+                 ({} µs): nothing finer can be claimed",
+                clock.agent, validity.clock_percent, latency.p50
+            ));
+        }
+    }
+}
+
+fn objectives(facts: &Facts, slo: &Slo) -> Vec<Objective> {
+    let (totals, measured) = (&facts.totals, &facts.measured);
+    let latency = measured.latency_us;
+    let ms = |us: u64| us as f64 / 1e3;
+    let part = |count: u64, of: u64| Some(count as f64 * 100.0 / of.max(1) as f64);
+    let declared = totals.declared_shed + totals.declared_reset;
+    let due = facts.expected.unwrap_or_else(|| accounted(totals));
+    let never = facts.clients.saturating_sub(totals.connected);
+    let cpu = measured.target_cpu_s.filter(|_| facts.measured_s > 0.0);
+    let mut objectives = Vec::new();
+    let mut most = |name: &str, wanted: Option<f64>, found: Option<f64>| {
+        objectives.extend(wanted.map(|wanted| objective(name, wanted, found, true)));
+    };
+    most("p50_ms", slo.p50_ms, latency.map(|latency| ms(latency.p50)));
+    most("p90_ms", slo.p90_ms, latency.map(|latency| ms(latency.p90)));
+    most("p99_ms", slo.p99_ms, latency.map(|latency| ms(latency.p99)));
+    most("p999_ms", slo.p999_ms, latency.map(|latency| ms(latency.p999)));
+    most("max_ms", slo.max_ms, latency.map(|latency| ms(latency.max)));
+    most("reconnect_s", slo.reconnect_s, facts.reconnect_s);
+    most("failed_percent", Some(slo.failed_percent), part(never, facts.clients));
+    most("lost_percent", Some(slo.lost_percent), part(totals.lost, facts.clients));
+    most("shed_percent", slo.shed_percent, part(declared, due));
+    let cpu = cpu.map(|cpu_s| cpu_s * 100.0 / facts.measured_s);
+    most("target_cpu_percent", slo.target_cpu_percent, cpu);
+    most("target_bytes_per_client", slo.target_bytes_per_client, facts.target_bytes_per_client);
+    let least = [
+        ("deliveries_per_s_min", slo.deliveries_per_s_min, measured.deliveries_per_s),
+        ("connects_per_s_min", slo.connects_per_s_min, facts.connects_per_s),
+    ];
+    for (name, wanted, found) in least {
+        objectives.extend(wanted.map(|wanted| objective(name, wanted, found, false)));
+    }
+    objectives
+}
+
+fn objective(name: &str, wanted: f64, found: Option<f64>, is_most: bool) -> Objective {
+    let met = found.is_some_and(|found| if is_most { found <= wanted } else { found >= wanted });
+    let relation = if is_most { "<=" } else { ">=" };
+    Objective { name: name.to_owned(), wanted: format!("{relation} {wanted}"), found, met }
+}
