@@ -249,8 +249,9 @@ impl Gateway {
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let (series, value) = line.rsplit_once(' ').expect("a name and a value");
             let name = series.split('{').next().expect("a name");
-            let value: u64 = value.parse().expect("a number");
-            *sums.entry(name.to_owned()).or_default() += value;
+            // Only seconds are not whole.
+            let value: f64 = value.parse().expect("a number");
+            *sums.entry(name.to_owned()).or_default() += value as u64;
         }
         sums
     }
