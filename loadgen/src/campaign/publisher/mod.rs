@@ -1,5 +1,5 @@
 //! The publishing thread of a campaign: says what the [`schedule`] asks for, when it asks for it, and
-//! keeps [`books`] of what the target answered.
+//! keeps books of what the target answered.
 
 mod books;
 mod close;
