@@ -155,8 +155,13 @@ fn a_campaign_without_a_report_is_a_failure_with_what_was_said() {
 
 #[test]
 fn a_signal_ends_it_early_and_leaves_no_server_behind() {
-    let script = "#!/bin/sh\necho $@ > \"$(dirname \"$0\")/called\"\nexec sleep 100\n";
-    let directory = Directory::stand_ins("signal", script);
+    // It reports what it has when it is interrupted, as the load generator does.
+    let script = format!(
+        "#!/bin/sh\ntrap 'echo '\\''{}'\\''; exit 4' INT\necho $@ > \"$(dirname \"$0\")/called\"\n\
+         while :; do sleep 0.1; done\n",
+        summary(0)
+    );
+    let directory = Directory::stand_ins("signal", &script);
     let mut command = directory.command(&["--repeat", "3"]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -169,6 +174,7 @@ fn a_signal_ends_it_early_and_leaves_no_server_behind() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     assert!(directory.read("RESULTS.md").contains("stopped early"));
+    assert!(!directory.path.join("results.jsonl").exists(), "half a run is no result");
     let called = called();
     let (_, pid) = called.split_once("target.pid=").unwrap();
     let pid = pid.split_whitespace().next().unwrap().parse().unwrap();

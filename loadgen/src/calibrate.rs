@@ -97,6 +97,9 @@ pub struct Calibration {
     pub clients_alone: Option<u64>,
     /// What the generator has counted wrong; empty: nothing.
     pub faults: Vec<String>,
+    /// It was stopped before its time, and some of this was not measured.
+    #[serde(default)]
+    pub stopped: bool,
 }
 
 /// Runs the command.
@@ -108,31 +111,50 @@ pub fn run(args: &CalibrateArgs, stop: &Arc<AtomicBool>) -> Result<Ended> {
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     let text = if args.json { format!("{json}\n") } else { lines(&found) };
-    let exit = if found.faults.is_empty() { Exit::Pass } else { Exit::Faulty };
-    Ok(Ended { text, exit })
+    Ok(Ended { text, exit: exit(&found) })
+}
+
+/// A machine on which no rate counts can prove nothing, and half a calibration is none.
+fn exit(found: &Calibration) -> Exit {
+    let proves = [&found.single, &found.batched].iter().all(|ladder| ladder.top().is_some());
+    match (found.faults.is_empty(), proves && !found.stopped) {
+        (false, _) => Exit::Faulty,
+        (true, true) => Exit::Pass,
+        (true, false) => Exit::Invalid,
+    }
 }
 
 fn calibrate(args: &CalibrateArgs, stop: &Arc<AtomicBool>) -> Result<Calibration> {
-    let online = barrage_sys::cores_online();
-    let cores = Cores { sink: online.first().copied(), worker: online.last().copied() };
     let mut found = Calibration {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        cores: online.len(),
+        cores: barrage_sys::cores_online().len(),
         clients: args.clients,
         timer_us: summary(&timer::lateness()?),
         ..Calibration::default()
     };
-    go_on(stop)?;
-    connect(&mut found, args.clients, cores, stop)?;
-    go_on(stop)?;
-    floor(&mut found, cores, args.secs, stop)?;
-    for batch in [1, BATCH] {
-        let ladder = climb(&mut found.faults, args, batch, cores, stop)?;
-        *(if batch == 1 { &mut found.single } else { &mut found.batched }) = ladder;
+    match measure(&mut found, args, stop) {
+        // What was found until then is worth having.
+        Err(_) if stop.load(Ordering::Relaxed) && found.connects_per_s > 0.0 => {
+            found.stopped = true;
+            Ok(found)
+        }
+        measured => measured.map(|()| found),
     }
-    Ok(found)
 }
 
+/// Measures one thing after the other, each written down as soon as it is known.
+fn measure(found: &mut Calibration, args: &CalibrateArgs, stop: &Arc<AtomicBool>) -> Result<()> {
+    let online = barrage_sys::cores_online();
+    let cores = Cores { sink: online.first().copied(), worker: online.last().copied() };
+    go_on(stop)?;
+    connect(found, args.clients, cores, stop)?;
+    go_on(stop)?;
+    floor(found, cores, args.secs, stop)?;
+    climb(&mut found.single, &mut found.faults, args, 1, cores, stop)?;
+    climb(&mut found.batched, &mut found.faults, args, BATCH, cores, stop)
+}
+
+/// Fails when the calibration is to end.
 fn go_on(stop: &AtomicBool) -> Result<()> {
     if stop.load(Ordering::Relaxed) {
         bail!("stopped before anything was known");
@@ -182,23 +204,23 @@ fn floor(found: &mut Calibration, cores: Cores, secs: f64, stop: &Arc<AtomicBool
 
 /// Raises the rate until a step does not count any more.
 fn climb(
+    ladder: &mut Ladder,
     faults: &mut Vec<String>,
     args: &CalibrateArgs,
     batch: u32,
     cores: Cores,
     stop: &Arc<AtomicBool>,
-) -> Result<Ladder> {
+) -> Result<()> {
     let members = args.clients.min(MEMBERS_MAX);
     let mut bench = Bench::start(members, cores, stop)?;
     bench.ramp()?;
-    let mut ladder = Ladder::default();
     while let Some(per_s) = ladder.next() {
         go_on(stop)?;
         ladder.steps.push(step(&mut bench, per_s, members, batch, args.secs)?);
     }
     let books = bench.end()?;
     check(faults, "listening", &books);
-    Ok(ladder)
+    Ok(())
 }
 
 fn step(
@@ -278,6 +300,9 @@ fn lines(found: &Calibration) -> String {
         let _ = write!(text, "\nclients       {with} fit with the target here, {alone} without");
     }
     text.push('\n');
+    if found.stopped {
+        text += "STOPPED       before its time: what is missing was not measured\n";
+    }
     for fault in &found.faults {
         let _ = writeln!(text, "WRONG         {fault}: the generator cannot be trusted");
     }
@@ -315,6 +340,21 @@ fn ladder_lines(text: &mut String, name: &str, ladder: &Ladder) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_proves_nothing_is_invalid() {
+        let ladder = Ladder { steps: vec![Step::default()] };
+        let proven =
+            Calibration { single: ladder.clone(), batched: ladder, ..Calibration::default() };
+        assert_eq!(exit(&proven), Exit::Pass);
+        let half = Calibration { batched: Ladder::default(), ..proven.clone() };
+        assert_eq!(exit(&half), Exit::Invalid);
+        let stopped = Calibration { stopped: true, ..proven.clone() };
+        assert_eq!(exit(&stopped), Exit::Invalid);
+        assert!(lines(&stopped).contains("STOPPED"));
+        let wrong = Calibration { faults: vec!["3 missing".to_owned()], ..half };
+        assert_eq!(exit(&wrong), Exit::Faulty);
+    }
 
     #[test]
     fn figures_can_be_read_again_and_are_told() {

@@ -15,13 +15,15 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::CATEGORY_STREAM;
-use crate::clock::{now_ns, run_promptly, sleep_precisely};
+use crate::clock::{now_ns, run_promptly, sleep_precisely, until};
 use crate::exit::{Ended, Exit, TargetLost};
 use crate::probe::client::{ANSWER_MAX, Client, Who};
 use crate::probe::stats::{Difference, Row, SAMPLES_MIN};
 use crate::stamp::{STAMP_BYTES, Stamp};
 use crate::upstream::{Upstream, UpstreamAddress, parse_address};
 
+/// The longest sleep, so that the command ends soon when it is told to.
+const NAP: Duration = Duration::from_millis(50);
 /// Names our devices among the user's: two that stay and two that come and go.
 const DEVICE: u64 = u64::from_le_bytes(*b"probe\0\0\0");
 /// A room that hardly anybody uses for something else.
@@ -44,10 +46,11 @@ pub struct ProbeArgs {
     pub upstream: Option<UpstreamAddress>,
     /// Samples of each way.
     #[arg(long, value_name = "N", default_value_t = 100,
-          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub count: u32,
-    /// Milliseconds between samples.
-    #[arg(long, value_name = "MS", default_value_t = 5)]
+    /// Milliseconds between samples, at most a minute.
+    #[arg(long, value_name = "MS", default_value_t = 5,
+          value_parser = clap::value_parser!(u64).range(..=60_000))]
     pub pause_ms: u64,
     /// The room that pushes to the direct client go to; those through the proxy go to the next.
     #[arg(long, value_name = "ID", default_value_t = ROOM)]
@@ -134,7 +137,7 @@ pub fn run(args: &ProbeArgs, stop: &Arc<AtomicBool>) -> Result<Ended> {
                 bail!("stopped before the samples were taken");
             }
             connect(args, ways[way], way, &mut samples[way])?;
-            std::thread::sleep(Duration::from_millis(args.pause_ms));
+            pause(args, stop);
         }
     }
     if let Some(upstream) = &args.upstream {
@@ -151,6 +154,14 @@ pub fn run(args: &ProbeArgs, stop: &Arc<AtomicBool>) -> Result<Ended> {
 /// Who is first changes all the time.
 fn in_turn(turn: u32) -> [usize; 2] {
     if turn.is_multiple_of(2) { [0, 1] } else { [1, 0] }
+}
+
+/// Sleeps between two samples, but no longer than until `stop`.
+fn pause(args: &ProbeArgs, stop: &AtomicBool) {
+    let until_ns = now_ns() + Duration::from_millis(args.pause_ms).as_nanos() as u64;
+    while !stop.load(Ordering::Relaxed) && now_ns() < until_ns {
+        std::thread::sleep(until(until_ns).min(NAP));
+    }
 }
 
 fn who(args: &ProbeArgs, device: u64) -> Who {
@@ -194,7 +205,7 @@ fn push(
                 Some(ns) => samples[way].add(What::Push, ns),
                 None => samples[way].lost_pushes += 1,
             }
-            std::thread::sleep(Duration::from_millis(args.pause_ms));
+            pause(args, stop);
         }
     }
     Ok(())
@@ -208,6 +219,8 @@ fn push_once(
     room: u64,
     index: u32,
 ) -> Result<Option<u64>> {
+    // Not within what is timed.
+    client.keep_alive()?;
     let from_ns = now_ns();
     let stamp = Stamp { intended_ns: from_ns, index, lag_us: 0 };
     let mut payload = [0; STAMP_BYTES];

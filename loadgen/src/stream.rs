@@ -16,6 +16,7 @@ const WS_LENGTH_IN_2: u8 = 126;
 const WS_LENGTH_IN_8: u8 = 127;
 
 const _: () = assert!(SERVER_BODY_BYTES_MAX + FRAME_HEADER_BYTES <= WS_MESSAGE_BYTES_MAX);
+const _: () = assert!(u16::MAX as usize <= WS_MESSAGE_BYTES_MAX, "the fast path asks no further");
 
 /// What came of a WebSocket frame that is not a message.
 pub enum Control<'a> {
@@ -55,10 +56,10 @@ pub fn feed_tcp(partial: &mut Vec<u8>, bytes: &[u8], sink: &mut impl Sink) -> Re
         if !complete(partial, &mut rest, tcp_length)? {
             return Ok(());
         }
-        frames(partial, sink)?;
+        frames_apart(partial, sink)?;
         partial.clear();
     }
-    let left = frames(rest, sink)?;
+    let left = frames_apart(rest, sink)?;
     partial.extend_from_slice(left);
     Ok(())
 }
@@ -78,7 +79,7 @@ pub fn feed_ws(
             return Ok(());
         }
         taken = bytes.len() - rest.len();
-        ws_frames(inbound, partial, sink)?;
+        ws_frames_apart(inbound, partial, sink)?;
         partial.clear();
     }
     let rest = &mut bytes[taken..];
@@ -133,13 +134,35 @@ fn ws_length(bytes: &[u8]) -> Result<Option<usize>, Fault> {
     Ok(Some(header + payload as usize))
 }
 
+/// The same as `frames`, as a loop of its own: part of something larger, it has too few registers.
+#[inline(never)]
+fn frames_apart<'a>(bytes: &'a [u8], sink: &mut impl Sink) -> Result<&'a [u8], Fault> {
+    frames(bytes, sink)
+}
+
 /// Hands out the whole frames in front of `bytes` and returns what is left.
-#[inline]
+#[inline(always)]
 fn frames<'a>(mut bytes: &'a [u8], sink: &mut impl Sink) -> Result<&'a [u8], Fault> {
-    while let Some(frame) = frame::split(&mut bytes, SERVER_BODY_BYTES_MAX).map_err(fault)? {
-        sink.frame(frame)?;
+    loop {
+        // A frame is put together from its fields. Copied whole, its padding goes through memory in
+        // two halves that overlap, and waits there longer than all the rest takes.
+        match frame::split(&mut bytes, SERVER_BODY_BYTES_MAX) {
+            Ok(Some(RawFrame { kind, body })) => sink.frame(RawFrame { kind, body })?,
+            Ok(None) => return Ok(bytes),
+            Err(error) => return Err(fault(error)),
+        }
     }
-    Ok(bytes)
+}
+
+/// The same as `ws_frames`, for where few come through.
+#[cold]
+#[inline(never)]
+fn ws_frames_apart(
+    inbound: &mut WsInbound,
+    bytes: &mut [u8],
+    sink: &mut impl Sink,
+) -> Result<usize, Fault> {
+    ws_frames(inbound, bytes, sink)
 }
 
 /// Hands out what the whole WebSocket frames in front of `bytes` hold; returns their length.
@@ -150,17 +173,33 @@ fn ws_frames(
     sink: &mut impl Sink,
 ) -> Result<usize, Fault> {
     let mut at = 0;
-    while let Some(length) = ws_length(&bytes[at..])? {
-        let Some(frame) = bytes.get_mut(at..at + length) else { break };
-        if frame[0] == WS_BINARY_WHOLE && frame[1] <= WS_LENGTH_IN_2 {
-            let header = if frame[1] == WS_LENGTH_IN_2 { 4 } else { 2 };
-            message(&frame[header..], sink)?;
-        } else {
-            ws_frame_slow(inbound, frame, sink)?;
+    loop {
+        if let Some((payload, length)) = ws_message(&bytes[at..]) {
+            message(payload, sink)?;
+            at += length;
+            continue;
         }
+        let Some(length) = ws_length(&bytes[at..])? else { return Ok(at) };
+        let Some(frame) = bytes.get_mut(at..at + length) else { return Ok(at) };
+        ws_frame_slow(inbound, frame, sink)?;
         at += length;
     }
-    Ok(at)
+}
+
+/// What the gateway's fast path sends, if that is in front of `bytes`: a whole binary message with
+/// one of the shorter lengths. Says its payload, and how long it is with its header.
+#[inline(always)]
+fn ws_message(bytes: &[u8]) -> Option<(&[u8], usize)> {
+    let [WS_BINARY_WHOLE, second, extended @ ..] = bytes else { return None };
+    let (payload, header) = match *second {
+        WS_LENGTH_IN_2 => {
+            let (length, rest) = extended.split_first_chunk()?;
+            (rest.get(..u16::from_be_bytes(*length).into())?, 4)
+        }
+        length if length < WS_LENGTH_IN_2 => (extended.get(..length.into())?, 2),
+        _ => return None,
+    };
+    Some((payload, header + payload.len()))
 }
 
 /// What the gateway never sends on its fast path, by the book.
@@ -186,16 +225,18 @@ fn ws_frame_slow(
 }
 
 /// A WebSocket message holds whole frames.
-#[inline]
+#[inline(always)]
 fn message(payload: &[u8], sink: &mut impl Sink) -> Result<(), Fault> {
     let left = frames(payload, sink)?;
-    if left.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("a WebSocket message ends with {} bytes of a frame", left.len()))
-    }
+    if left.is_empty() { Ok(()) } else { Err(unfinished(left.len())) }
 }
 
+#[cold]
+fn unfinished(bytes: usize) -> Fault {
+    format!("a WebSocket message ends with {bytes} bytes of a frame")
+}
+
+#[cold]
 fn fault(error: DecodeError) -> Fault {
     format!("the gateway breaks the protocol: {error}")
 }

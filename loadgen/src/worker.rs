@@ -278,6 +278,8 @@ impl Worker {
         let began = ramp.advance(fleet.world.now_ns, ring, fleet)?;
         if ramp.ended() {
             self.ramp = None;
+            // Whoever hears that all are there knows how many.
+            self.end_interval();
             self.say(What::Ramped);
         }
         Ok(began)

@@ -62,7 +62,7 @@ impl Campaign {
         let mut outcome = Outcome::default();
         for (case, repeat, nth) in order(&self.cases, self.servers.len(), self.repeats) {
             if stop.load(Ordering::Relaxed) {
-                outcome.failures.push("stopped early".to_owned());
+                outcome.failures.push("stopped early: the rest".to_owned());
                 break;
             }
             let (kind, program) = &self.servers[nth];
@@ -96,6 +96,10 @@ impl Campaign {
         proof::prove(&server)?;
         let (before, mut most) = (server.rss_bytes(), None);
         let said = self.drive(&server, case, stop, &mut || most = most.max(server.rss_bytes()))?;
+        if stop.load(Ordering::Relaxed) {
+            // Half a run is no figure of a table.
+            bail!("stopped early");
+        }
         let growth = before.zip(most).map(|(before, most)| most.saturating_sub(before));
         let summary = summary(&said).context("the load generator's report is not as expected")?;
         let gone = server.gone();
@@ -103,7 +107,15 @@ impl Campaign {
             Some(why) => Some(why),
             None => server.end().err().map(|error| format!("{error:#}")),
         };
-        Ok(Run { kind, case, repeat, summary, rss_growth_bytes: growth, server_fault: ended })
+        Ok(Run {
+            kind,
+            case,
+            repeat,
+            summary,
+            rss_growth_bytes: growth,
+            rss_most_bytes: most,
+            server_fault: ended,
+        })
     }
 
     /// Runs the load generator and reads what it says; looks at something now and then meanwhile.
@@ -116,7 +128,7 @@ impl Campaign {
     ) -> Result<Value> {
         let mut command = Command::new(&self.loadgen);
         command.arg("run").arg(case.file()).args(["--json", "--quiet", "--out", "none"]);
-        for setting in case.settings(&self.scale).iter().chain(&server.settings()) {
+        for setting in case.settings(&self.scale, server.kind).iter().chain(&server.settings()) {
             command.args(["--set", setting]);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);

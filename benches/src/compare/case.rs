@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, getrlimit};
 
+use super::server::Kind;
+
 /// Connections of the idle campaign, if descriptors allow.
 const IDLE_CLIENTS: u64 = 20_000;
 /// Descriptors that a server needs beside those of its connections.
@@ -28,9 +30,10 @@ impl Scale {
         Self { secs: 8.0, members: 2000, idle: u32::try_from(idle).unwrap_or(1) }
     }
 
-    /// So small that it takes seconds: to see that it works.
+    /// So small that it takes seconds: to see that it works. The server's processor time is looked
+    /// at once a second, so that less than two seconds would tell nothing of it.
     pub fn quick() -> Self {
-        Self { secs: 1.0, members: 100, idle: 500 }
+        Self { secs: 3.0, members: 100, idle: 500 }
     }
 }
 
@@ -64,8 +67,8 @@ impl Case {
         directory.join(format!("{}.toml", self.name()))
     }
 
-    /// What of the scenario depends on the scale.
-    pub fn settings(self, scale: &Scale) -> Vec<String> {
+    /// What of the scenario depends on the scale, and on the server.
+    pub fn settings(self, scale: &Scale, kind: Kind) -> Vec<String> {
         /// Seconds of each measured phase before measuring begins, as the files say.
         const WARMUP_S: f64 = 1.0;
         /// Members of a room where connections hear next to nothing.
@@ -73,7 +76,10 @@ impl Case {
         let secs = |phase: &str| format!("phases.{phase}.secs={}", scale.secs + WARMUP_S);
         let clients = |count: u32| format!("clients.count={count}");
         match self {
-            Self::Flood => vec![clients(scale.members), secs("full")],
+            Self::Flood => {
+                let window = format!("streams.flood.window={}", kind.window());
+                vec![clients(scale.members), secs("full"), window]
+            }
             Self::Paced => vec![clients(scale.members), secs("steady")],
             Self::Idle => {
                 let rooms = (scale.idle / IDLE_ROOM).max(1);
@@ -86,7 +92,6 @@ impl Case {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::Kind;
     use crate::compare::server::Addresses;
 
     #[test]
@@ -97,7 +102,7 @@ mod tests {
             Case::ALL.into_iter().flat_map(|case| Kind::ALL.map(|kind| (case, kind)))
         {
             for scale in [Scale::full(), Scale::quick()] {
-                let mut settings = case.settings(&scale);
+                let mut settings = case.settings(&scale, kind);
                 settings.extend(kind.settings(&addresses, 1));
                 let file = case.file();
                 let path = file.to_str().expect("the name is text");

@@ -1,5 +1,6 @@
 //! One campaign against one server, and what it has found.
 
+use barrage_loadgen::exit::Exit;
 use barrage_loadgen::record::kept::Summary;
 use serde_json::{Value, json};
 
@@ -19,6 +20,8 @@ pub struct Run {
     pub summary: Summary,
     /// How much more memory the server had at some moment than before it.
     pub rss_growth_bytes: Option<u64>,
+    /// The most memory that it had.
+    pub rss_most_bytes: Option<u64>,
     /// What happened to the server meanwhile that should not have.
     pub server_fault: Option<String>,
 }
@@ -51,11 +54,16 @@ impl Run {
         Some(measured.deliveries_per_s? / measured.deliveries_per_target_cpu_s? * 100.0)
     }
 
+    /// Whether its figures say more about the load generator than about the server.
+    pub fn is_invalid(&self) -> bool {
+        self.summary.verdict.exit == Exit::Invalid
+    }
+
     /// What the reader of a table has to know about this run; nothing when all was well.
     pub fn doubts(&self) -> Vec<String> {
         let Summary { verdict, totals, ended, .. } = &self.summary;
         let mut doubts = Vec::new();
-        if verdict.exit != barrage_loadgen::exit::Exit::Pass {
+        if verdict.exit != Exit::Pass {
             doubts.push(verdict.why.clone());
         }
         for (count, what) in [
@@ -88,8 +96,9 @@ impl Run {
             "server": self.kind.name(),
             "version": version,
             "repeat": self.repeat,
-            "settings": self.case.settings(scale),
+            "settings": self.case.settings(scale, self.kind),
             "rss_growth_bytes": self.rss_growth_bytes,
+            "rss_most_bytes": self.rss_most_bytes,
             "server_fault": self.server_fault,
             "report": self.summary,
         })
@@ -122,7 +131,6 @@ impl About {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use barrage_loadgen::exit::Exit;
     use barrage_loadgen::record::Counts;
     use barrage_loadgen::record::kept::{Figures, Verdict};
 
@@ -149,7 +157,15 @@ pub(super) mod tests {
             generator_bytes_per_client: None,
             reconnect_s: None,
         };
-        Run { kind, case, repeat, summary, rss_growth_bytes: None, server_fault: None }
+        Run {
+            kind,
+            case,
+            repeat,
+            summary,
+            rss_growth_bytes: None,
+            rss_most_bytes: None,
+            server_fault: None,
+        }
     }
 
     #[test]

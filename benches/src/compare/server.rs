@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use barrage_loadgen::dialect::Protocol;
 use clap::ValueEnum;
-use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, getrlimit, kill_process, kill_process_group, setrlimit,
+};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// How long a server may take until it accepts connections.
@@ -20,6 +22,9 @@ const END_MAX: Duration = Duration::from_secs(20);
 const NAP: Duration = Duration::from_millis(20);
 /// The one core of every server.
 const CORE: usize = 0;
+/// Descriptors of a server, at most. nginx sets memory aside for each that it may have, and some
+/// machines allow a thousand million.
+const FILES_MAX: u64 = 1 << 17;
 /// Lines of a log that an error shows.
 const LOG_LINES_SHOWN: usize = 5;
 
@@ -76,6 +81,17 @@ impl Kind {
             Self::Nats => "nats-server",
             Self::Redis => "redis-server",
             Self::Nchan => "nginx",
+        }
+    }
+
+    /// Messages that are on their way at any time when it goes as fast as it can: each server has
+    /// the window of 64, 256, 1024 and 4096 with which it does the most. A server that writes to a
+    /// client once for all that it has read gains by a wide one; mosquitto loses messages with it,
+    /// and nchan leaves publishes unanswered.
+    pub fn window(self) -> u32 {
+        match self {
+            Self::Barrage | Self::BarrageWs | Self::Mosquitto | Self::Nchan => 256,
+            Self::Nats | Self::Redis => 4096,
         }
     }
 
@@ -173,6 +189,7 @@ impl Server {
         let both = log.try_clone().context("the server's log")?;
         // A group of its own, so that Ctrl-C is ours to handle.
         command.stdin(Stdio::null()).stdout(both).stderr(log).process_group(0);
+        allow_files().context("raising the limit of open files")?;
         let child = on_core(|| command.spawn())
             .with_context(|| format!("starting {}", program.display()))?;
         let pid = child.id();
@@ -264,8 +281,9 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if !matches!(self.child.try_wait(), Ok(Some(_))) {
-            // Both fail only when it has ended after all.
-            let _ = self.child.kill();
+            // Both fail only when it has ended after all. What it has started, such as nginx's
+            // worker, is in its group and would go on without it.
+            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
             let _ = self.child.wait();
         }
         // What is left behind is in the directory for temporary files.
@@ -310,7 +328,7 @@ fn command(kind: Kind, program: &Path, directory: &Path, addresses: &Addresses) 
 
 /// A configuration for this machine.
 fn filled(text: &str, directory: &Path, port: u16) -> String {
-    let files = getrlimit(Resource::Nofile).maximum.unwrap_or(1 << 20);
+    let files = files_max();
     let user = match rustix::process::geteuid().is_root() {
         true => "root".to_owned(),
         false => "nobody".to_owned(),
@@ -321,6 +339,19 @@ fn filled(text: &str, directory: &Path, port: u16) -> String {
         .replace("{files}", &files.to_string())
         .replace("{connections}", &files.saturating_mul(2).to_string())
         .replace("{user}", &user)
+}
+
+fn files_max() -> u64 {
+    getrlimit(Resource::Nofile).maximum.unwrap_or(FILES_MAX).min(FILES_MAX)
+}
+
+/// Lets what is started have as many descriptors as may be: not every server asks for them itself.
+fn allow_files() -> std::io::Result<()> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_some_and(|current| current < files_max()) {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(files_max()), maximum })?;
+    }
+    Ok(())
 }
 
 /// Runs `start` on the servers' core; what it starts stays there.

@@ -12,6 +12,9 @@ const BEGIN: &str = "<!-- compare -->\n";
 /// The mark behind it.
 const END: &str = "<!-- end of compare -->";
 
+/// The mark of figures that may be the load generator's.
+const INVALID: &str = "†";
+
 /// A row of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Figure {
@@ -28,7 +31,7 @@ pub struct Figure {
 }
 
 /// All figures, in the order of the table.
-pub const FIGURES: [Figure; 13] = [
+pub const FIGURES: [Figure; 14] = [
     figure("deliveries per server core-second", "", Case::Flood, true, |run| {
         run.summary.measured.deliveries_per_target_cpu_s
     }),
@@ -52,6 +55,10 @@ pub const FIGURES: [Figure; 13] = [
         run.summary.phases.iter().find_map(|phase| phase.connects_per_s)
     }),
     figure("server memory per connection", " B", Case::Idle, false, Run::bytes_per_connection),
+    // What a server sets aside before anybody comes is not in the growth.
+    figure("server memory in all", " MB", Case::Idle, false, |run| {
+        Some(run.rss_most_bytes? as f64 / 1e6)
+    }),
     figure("system memory per connection", " B", Case::Idle, false, |run| {
         run.summary.system_bytes_per_client
     }),
@@ -89,7 +96,16 @@ pub fn markdown(about: &About, runs: &[Run], failures: &[String]) -> String {
     let versions = kinds.iter().map(|&kind| format!("{} {}", kind.name(), about.version(kind)));
     let versions = versions.collect::<Vec<_>>().join(" · ");
     let mut text = format!("{}, {}\n\n{versions}\n\n", about.machine_line, about.time);
-    let _ = writeln!(text, "Median (min–max) of {repeats}; each server on one core.\n");
+    let _ = writeln!(text, "Median (min–max) of {repeats}; each server on one core.");
+    if runs.iter().any(|run| run.case == Case::Flood) {
+        let windows = kinds.iter().map(|kind| format!("{} {}", kind.name(), kind.window()));
+        let windows = windows.collect::<Vec<_>>().join(" · ");
+        let _ = writeln!(text, "Messages on their way, as fast as it goes: {windows}.");
+    }
+    if runs.iter().any(Run::is_invalid) {
+        let _ = writeln!(text, "{INVALID} The load generator was the limit in one of these runs.");
+    }
+    text += "\n";
     text += "| campaign | figure |";
     kinds.iter().for_each(|kind| text += &format!(" {} |", kind.name()));
     text += "\n|---|---|";
@@ -101,8 +117,10 @@ pub fn markdown(about: &About, runs: &[Run], failures: &[String]) -> String {
             continue;
         }
         let _ = write!(text, "| {} | {}{} |", figure.case.name(), figure.name, unit(&figure));
-        for spread in spreads {
-            let _ = write!(text, " {} |", spread.map_or("not measured".to_owned(), cell));
+        for (kind, spread) in kinds.iter().zip(spreads) {
+            let own = |run: &&Run| run.kind == *kind && run.case == figure.case;
+            let mark = if runs.iter().filter(own).any(Run::is_invalid) { INVALID } else { "" };
+            let _ = write!(text, " {}{mark} |", spread.map_or("not measured".to_owned(), cell));
         }
         text += "\n";
     }
@@ -207,7 +225,17 @@ mod tests {
         ] {
             assert!(table.lines().any(|other| other == line), "{line}\n{table}");
         }
-        assert!(!table.contains("| idle |"), "{table}");
+        assert!(!table.contains("| idle |") && !table.contains(INVALID), "{table}");
+        assert!(table.contains("as fast as it goes: barrage 256 · redis 4096.\n"), "{table}");
+    }
+
+    #[test]
+    fn figures_of_an_invalid_run_are_marked_as_such() {
+        let mut runs = [flood(Kind::Barrage, 1, 9e6, 0), flood(Kind::Redis, 1, 1e6, 0)];
+        runs[0].summary.verdict.exit = barrage_loadgen::exit::Exit::Invalid;
+        let table = markdown(&about(), &runs, &[]);
+        let row = "deliveries per server core-second | 9,000,000† | 1,000,000 |";
+        assert!(table.contains(row) && table.contains("† The load generator"), "{table}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use barrage_loadgen::faults::mischief::{Dose, Frames, Which};
 
 use crate::common::TempDir;
 use crate::harness::{Course, Outcome, generator};
+use crate::runs::{self, LENIENT};
 
 /// Runs end soon, so that a storm is over soon.
 const POLICY: &str =
@@ -55,5 +56,33 @@ fn a_value_that_is_not_passed_on_is_missed() {
     let (outcome, injected) = storm(only(Which::State, &[2]));
     assert_eq!(injected.dropped, 6);
     assert_eq!(outcome.count("unexplained"), 6);
+    outcome.assert_exit(Exit::Faulty);
+}
+
+/// `run` with gifts in one room of four.
+fn gifts(faults: Faults) -> (Outcome, Counts) {
+    let dir = TempDir::new("campaign");
+    let policy = dir.file("policy.toml", POLICY);
+    let course = Course::with(faults, &["--policy", &policy]);
+    let text = "[[phases]]\nname = \"gifts\"\nsecs = 2\n[streams.gifts]\nkind = \"gifts\"\n\
+                givers_per_room = 2\ntaps_per_s = 10\nburst_s = 0.5\npause_s = 0.3\n\
+                category = 3\n";
+    let outcome = runs::run(&course, "count = 4", &format!("{text}{LENIENT}"), "");
+    (outcome, course.proxy.stop().expect("the proxy ends in order"))
+}
+
+#[test]
+fn a_campaign_of_gifts_checks_their_totals() {
+    let (outcome, injected) = gifts(Faults::default());
+    outcome.assert_exit(Exit::Pass);
+    assert!(outcome.total("merged") > 0 && injected.numbered > 0);
+    assert_eq!((outcome.wrong(), outcome.total("wrong_totals")), ([0; 3], 0));
+}
+
+#[test]
+fn a_campaign_misses_a_combo_that_is_not_passed_on() {
+    let (outcome, injected) = gifts(only(Which::Combo, &[1]));
+    assert_eq!(injected.dropped, 4);
+    assert_eq!(outcome.wrong(), [4, 0, 0]);
     outcome.assert_exit(Exit::Faulty);
 }

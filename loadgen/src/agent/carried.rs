@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2Serializer};
 use serde::{Deserialize, Serialize};
 
-use crate::agent::greet::check_name;
+use crate::agent::greet::check_source;
 use crate::record::{Counts, Interval, Times, Timings, no_times};
 
 /// An interval.
@@ -42,7 +42,7 @@ impl Carried {
 
     /// Puts it down; an error says why it cannot be an interval of `phases` phases.
     pub fn interval(self, phases: usize) -> Result<Interval> {
-        check_name(&self.source).context("an interval's source")?;
+        check_source(&self.source).context("an interval's source")?;
         if self.phase >= phases || self.to_ns < self.from_ns || !self.busy.is_finite() {
             let Self { phase, from_ns, to_ns, busy, .. } = self;
             bail!("an interval of phase {phase}, {from_ns} to {to_ns}, busy {busy}, cannot be");

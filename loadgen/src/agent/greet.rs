@@ -15,7 +15,9 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use crate::agent::link::{Reader, Writer};
-use crate::agent::words::{Hello, NAME_BYTES_MAX, NONCE_BYTES, Nonce, VERSION, Word};
+use crate::agent::words::{
+    Hello, NAME_BYTES_MAX, NONCE_BYTES, Nonce, SOURCE_BYTES_MAX, VERSION, Word,
+};
 
 /// How long each word of a greeting may take.
 const WORD_MAX: Duration = Duration::from_secs(5);
@@ -107,9 +109,18 @@ pub fn approach(reader: &mut Reader, writer: &Writer, token: &str) -> Result<Hel
 
 /// Names become parts of file names.
 pub fn check_name(name: &str) -> Result<()> {
+    check_plain(name, NAME_BYTES_MAX)
+}
+
+/// The same for the name of a worker, which its agent's name is a part of.
+pub fn check_source(source: &str) -> Result<()> {
+    check_plain(source, SOURCE_BYTES_MAX)
+}
+
+fn check_plain(name: &str, bytes_max: usize) -> Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.chars().all(plain) {
-        bail!("{name:?} is no name: 1 to {NAME_BYTES_MAX} letters, digits, '.', '_' and '-'");
+    if name.is_empty() || name.len() > bytes_max || !name.chars().all(plain) {
+        bail!("{name:?} is no name: 1 to {bytes_max} letters, digits, '.', '_' and '-'");
     }
     Ok(())
 }
@@ -183,7 +194,7 @@ mod tests {
     #[test]
     fn a_name_is_fit_for_a_file() {
         assert!(check_name("box-2.lan_7").is_ok());
-        for bad in ["", "../x", "a/b", "a b", "ü", &"x".repeat(65)] {
+        for bad in ["", "../x", "a/b", "a b", "ü", &"x".repeat(NAME_BYTES_MAX + 1)] {
             assert!(check_name(bad).is_err(), "{bad}");
         }
     }

@@ -10,10 +10,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::agent::link::{self, Reader, Writer};
-use crate::agent::offset::{Drift, RoundTrip, Rounds};
+use crate::agent::offset::{Drift, Estimate, RoundTrip, Rounds};
 use crate::agent::words::{Begin, Word};
 use crate::agent::{PING_EVERY, SILENCE_NS_MAX, greet};
-use crate::clock::now_ns;
+use crate::clock::{SECOND_NS, now_ns};
 use crate::exit::TargetLost;
 use crate::orders::{Order, Report, What};
 use crate::record::kept::Clock;
@@ -26,8 +26,12 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 const ROUND_MAX: Duration = Duration::from_secs(2);
 /// Round trips before a campaign.
 const ROUNDS_FIRST: u32 = 200;
-/// Round trips of one look while it goes on, of which the quickest counts.
+/// Round trips of one look while it goes on, one after the other, of which the quickest counts.
 const ROUNDS_LOOK: u32 = 16;
+/// How often it is looked at while it goes on.
+const LOOK_EVERY_NS: u64 = SECOND_NS;
+/// How long an agent may take to begin: it tries to reach the target.
+const BEGIN_MAX: Duration = Duration::from_secs(10);
 
 /// An agent that knows us and waits.
 pub struct Remote {
@@ -72,7 +76,7 @@ impl Remote {
         let stream = call(address)?;
         let (mut reader, writer) = link::open(stream)?;
         let hello = greet::approach(&mut reader, &writer, &token)?;
-        let drift = measure(&mut reader, &writer)?;
+        let drift = Drift::new(measure(&mut reader, &writer, ROUNDS_FIRST)?);
         let clock = RemoteClock { agent: hello.name.clone(), drift: Arc::new(Mutex::new(drift)) };
         let (name, cores) = (hello.name, hello.cores);
         Ok(Self { address: address.to_owned(), name, cores, reader, writer, clock })
@@ -98,9 +102,20 @@ impl Remote {
         self.clock.clone()
     }
 
-    /// Waits, and lets the agent know that the leader is still there.
+    /// Gives it its part, and waits until it works on that; an error says why it cannot.
+    fn begin(&mut self, begin: Begin) -> Result<()> {
+        self.writer.say(&Word::Begin(Box::new(begin)))?;
+        match self.reader.expect(BEGIN_MAX)? {
+            Word::Begun => Ok(()),
+            Word::Unreachable(why) => Err(TargetLost(format!("from its machine {why}")).into()),
+            Word::Broken(why) => bail!("{why}"),
+            _ => bail!("it does not begin as an agent does"),
+        }
+    }
+
+    /// Measures its clock again: some time may have passed since it was called.
     fn refresh(&mut self) -> Result<i64> {
-        let drift = measure(&mut self.reader, &self.writer)?;
+        let drift = Drift::new(measure(&mut self.reader, &self.writer, ROUNDS_FIRST)?);
         self.clock.change(|known| *known = drift);
         Ok(drift.used_ns)
     }
@@ -125,11 +140,21 @@ pub fn spawn(
         count: job.count,
         clock_offset_ns,
     };
-    remote.writer.say(&Word::Begin(Box::new(begin)))?;
-    let Remote { address, name, reader, writer, clock, .. } = remote;
+    remote.begin(begin).with_context(|| format!("agent {}", remote.address))?;
+    let Remote { address, reader, writer, clock, .. } = remote;
     let over = Arc::new(AtomicBool::new(false));
     let (worker, phases) = (job.worker, job.scenario.phases.len());
-    let hearing = Hearing { worker, reader, clock, reports, phases, name, address };
+    let hearing = Hearing {
+        worker,
+        reader,
+        writer: writer.clone(),
+        clock,
+        rounds: Rounds::default(),
+        looked_ns: now_ns(),
+        reports,
+        phases,
+        address,
+    };
     let speaker = (writer, Arc::clone(&over));
     std::thread::Builder::new()
         .name(format!("agent-{}", job.worker))
@@ -167,10 +192,14 @@ fn speak(writer: &Writer, orders: &Receiver<Order>, over: &AtomicBool) {
 struct Hearing {
     worker: usize,
     reader: Reader,
+    writer: Writer,
     clock: RemoteClock,
+    /// The look at its clock that is going on.
+    rounds: Rounds,
+    /// When the clock was looked at last.
+    looked_ns: u64,
     reports: Sender<Report>,
     phases: usize,
-    name: String,
     address: String,
 }
 
@@ -180,25 +209,22 @@ impl Hearing {
         crate::clock::run_promptly(true);
         let what = match self.hear_all() {
             Ok(last) => last,
-            Err(error) => {
-                let (name, address) = (&self.name, &self.address);
-                What::Broken(format!("agent {name} ({address}): {error:#}"))
-            }
+            Err(error) => What::Broken(format!("the agent at {}: {error:#}", self.address)),
         };
         // A leader that has gone does not need it.
         let _ = self.reports.send(Report { worker: self.worker, what });
     }
 
     fn hear_all(&mut self) -> Result<What> {
-        let mut rounds = Rounds::default();
         loop {
-            let what = match self.reader.hear()? {
+            let heard = match self.rounds.count {
+                0 => self.reader.hear()?,
+                _ => self.reader.hear_awake()?,
+            };
+            let what = match heard {
                 Some(Word::Pong { sent_ns, heard_ns, answered_ns }) => {
                     let back_ns = self.reader.heard_ns();
-                    rounds.add(RoundTrip { sent_ns, heard_ns, answered_ns, back_ns });
-                    if rounds.count >= ROUNDS_LOOK {
-                        self.look(std::mem::take(&mut rounds));
-                    }
+                    self.look(RoundTrip { sent_ns, heard_ns, answered_ns, back_ns })?;
                     continue;
                 }
                 Some(Word::Interval(carried)) => {
@@ -207,8 +233,14 @@ impl Hearing {
                 Some(Word::Ramped) => What::Ramped,
                 Some(Word::Returned) => What::Returned,
                 Some(Word::Finished(books)) => {
-                    self.look(rounds);
+                    // An agent that has gone by now has said everything else.
+                    if let Ok(last) = measure(&mut self.reader, &self.writer, ROUNDS_LOOK) {
+                        self.clock.change(|drift| drift.look(last));
+                    }
                     return Ok(What::Finished(books));
+                }
+                Some(Word::Lost(why)) => {
+                    return Ok(What::Lost(format!("the agent at {}: {why}", self.address)));
                 }
                 Some(Word::Broken(why)) => bail!("{why}"),
                 Some(other) => bail!("it said what an agent does not say: {other:?}"),
@@ -226,10 +258,22 @@ impl Hearing {
         }
     }
 
-    fn look(&self, rounds: Rounds) {
-        if let Some(best) = rounds.best {
-            self.clock.change(|drift| drift.look(best));
+    /// One more round trip. When it is time to look at the clock, others follow it at once: then
+    /// nobody has to wake up, and the bound is narrow.
+    fn look(&mut self, round: RoundTrip) -> Result<()> {
+        let is_time = round.back_ns.saturating_sub(self.looked_ns) >= LOOK_EVERY_NS;
+        if self.rounds.count == 0 && !is_time {
+            return Ok(());
         }
+        self.rounds.add(round);
+        if self.rounds.count > 0 && self.rounds.count < ROUNDS_LOOK {
+            return self.writer.say(&Word::Ping { sent_ns: now_ns() });
+        }
+        if let Some(best) = std::mem::take(&mut self.rounds).best {
+            self.clock.change(|drift| drift.look(best));
+            self.looked_ns = round.back_ns;
+        }
+        Ok(())
     }
 }
 
@@ -238,16 +282,14 @@ fn call(address: &str) -> Result<TcpStream> {
         .to_socket_addrs()
         .with_context(|| format!("{address} is not HOST:PORT, or its name is not known"))?;
     let first = found.next().ok_or_else(|| anyhow!("{address} has no address"))?;
-    TcpStream::connect_timeout(&first, CONNECT_MAX).map_err(|error| {
-        let text = format!("{error}: is `barrage-loadgen agent --listen` running there?");
-        TargetLost(text).into()
-    })
+    TcpStream::connect_timeout(&first, CONNECT_MAX)
+        .map_err(|error| anyhow!("{error}: is `barrage-loadgen agent --listen` running there?"))
 }
 
-/// Many round trips, one after the other.
-fn measure(reader: &mut Reader, writer: &Writer) -> Result<Drift> {
+/// So many round trips, one after the other.
+fn measure(reader: &mut Reader, writer: &Writer, rounds_max: u32) -> Result<Estimate> {
     let mut rounds = Rounds::default();
-    for _ in 0..ROUNDS_FIRST {
+    for _ in 0..rounds_max {
         writer.say(&Word::Ping { sent_ns: now_ns() })?;
         let Word::Pong { sent_ns, heard_ns, answered_ns } = reader.expect(ROUND_MAX)? else {
             bail!("it does not say what time it is");
@@ -255,6 +297,5 @@ fn measure(reader: &mut Reader, writer: &Writer) -> Result<Drift> {
         let back_ns = reader.heard_ns();
         rounds.add(RoundTrip { sent_ns, heard_ns, answered_ns, back_ns });
     }
-    let best = rounds.best.context("what it says of its time cannot be")?;
-    Ok(Drift::new(best))
+    rounds.best.context("what it says of its time cannot be")
 }

@@ -1,11 +1,13 @@
 //! One TCP connection between a leader and an agent: words behind their lengths.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 
 use crate::agent::words::Word;
 use crate::clock::now_ns;
@@ -20,6 +22,9 @@ const LENGTH_BYTES: usize = 4;
 const POLL: Duration = Duration::from_millis(100);
 /// How long the other side may leave no room for what is said to it.
 pub const WRITE_MAX: Duration = Duration::from_secs(4);
+/// How long one who expects an answer stays awake for it. To wake up takes longer than the way over
+/// a quick network, and would make a clock's error look larger than it is.
+const AWAKE_NS: u64 = 100_000;
 const READ_BYTES: usize = 64 * 1024;
 
 /// Both ends of a connection.
@@ -31,6 +36,7 @@ pub fn open(stream: TcpStream) -> Result<(Reader, Writer)> {
     let now_ns = now_ns();
     let reader = Reader {
         stream: reading,
+        read: vec![0; READ_BYTES],
         buffer: Vec::new(),
         taken: 0,
         bytes_max: STRANGER_BYTES_MAX,
@@ -42,6 +48,8 @@ pub fn open(stream: TcpStream) -> Result<(Reader, Writer)> {
 /// What comes.
 pub struct Reader {
     stream: TcpStream,
+    /// Where one read goes; nothing is to be done between hearing and knowing when.
+    read: Vec<u8>,
     buffer: Vec<u8>,
     /// Bytes of the buffer that belong to words that were told already.
     taken: usize,
@@ -66,29 +74,46 @@ impl Reader {
             return Ok(Some(word));
         }
         self.buffer.drain(..std::mem::take(&mut self.taken));
-        let start = self.buffer.len();
-        self.buffer.resize(start + READ_BYTES, 0);
-        let read = self.stream.read(&mut self.buffer[start..]);
-        self.buffer.truncate(start + *read.as_ref().unwrap_or(&0));
-        match read {
+        match self.stream.read(&mut self.read) {
             Ok(0) => bail!("the connection was closed"),
-            Ok(_) => self.heard_ns = now_ns(),
+            Ok(length) => {
+                self.heard_ns = now_ns();
+                self.buffer.extend_from_slice(&self.read[..length]);
+            }
             Err(error) if is_nothing(&error) => {}
             Err(error) => return Err(error).context("the connection has failed"),
         }
         self.take()
     }
 
+    /// The same when something is expected at once.
+    pub fn hear_awake(&mut self) -> Result<Option<Word>> {
+        if let Some(word) = self.take()? {
+            return Ok(Some(word));
+        }
+        let until_ns = now_ns() + AWAKE_NS;
+        let mut byte = [0];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        // Whatever else is to be said of the connection, reading from it says.
+        while recv(&self.stream, &mut byte, flags) == Err(Errno::AGAIN) && now_ns() < until_ns {
+            // The other side may be on the same core.
+            rustix::thread::sched_yield();
+        }
+        self.hear()
+    }
+
     /// The next word, which must come within `within`.
     pub fn expect(&mut self, within: Duration) -> Result<Word> {
         let until_ns = now_ns() + within.as_nanos() as u64;
+        let mut heard = self.hear_awake()?;
         loop {
-            if let Some(word) = self.hear()? {
+            if let Some(word) = heard {
                 return Ok(word);
             }
             if now_ns() > until_ns {
                 bail!("nothing was heard for {} s", within.as_secs());
             }
+            heard = self.hear()?;
         }
     }
 
@@ -136,6 +161,12 @@ impl Writer {
             let _ = stream.shutdown(Shutdown::Both);
         }
         written.context("the connection has failed")
+    }
+
+    /// This side's address.
+    pub fn local_address(&self) -> Result<SocketAddr> {
+        let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        stream.local_addr().context("the connection has no address")
     }
 
     /// Ends the connection in both directions.

@@ -65,7 +65,8 @@ pub struct AgentArgs {
     /// commas between.
     #[arg(long, value_name = "LIST", value_parser = parse_sources)]
     pub source: Option<SourceAddresses>,
-    /// What it is called in reports [default: the machine's name and the port].
+    /// What it is called in reports [default: the machine's name, and the address and port that the
+    /// leader has called].
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
 }
@@ -85,7 +86,8 @@ pub fn run(args: &AgentArgs, stop: &Arc<AtomicBool>) -> Result<Ended> {
         .with_context(|| format!("cannot listen on {}", args.listen))?;
     listener.set_nonblocking(true).context("cannot listen without waiting")?;
     let cores = agent.cores.len();
-    println!("agent {} listens on {} with {cores} cores", agent.name, listener.local_addr()?);
+    let address = listener.local_addr()?;
+    println!("agent {} listens on {address} with {cores} cores", agent.name_at(address));
     // A reader of a pipe waits for that line.
     std::io::stdout().flush().context("cannot write to stdout")?;
     wait(&agent, &listener);
@@ -109,7 +111,8 @@ fn wait(agent: &Arc<Agent>, listener: &TcpListener) {
 
 /// What all threads of an agent know.
 pub struct Agent {
-    name: String,
+    /// As it was given.
+    name: Option<String>,
     token: String,
     cores: Vec<usize>,
     sources: Option<Vec<IpAddr>>,
@@ -124,6 +127,11 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// What it is called by a leader who has called this address of it.
+    fn name_at(&self, address: SocketAddr) -> String {
+        self.name.clone().unwrap_or_else(|| default_name(address))
+    }
+
     fn is_done(&self) -> bool {
         self.once && self.served.load(Ordering::Acquire)
     }
@@ -147,10 +155,11 @@ fn prepare(args: &AgentArgs, stop: Arc<AtomicBool>) -> Result<Agent> {
     if let Some(core) = cores.iter().find(|core| !online.contains(core)) {
         bail!("this process may not run on core {core}, but on {online:?}: see --cores");
     }
-    let name = args.name.clone().unwrap_or_else(|| default_name(args.listen.port()));
-    greet::check_name(&name).context("--name")?;
+    if let Some(name) = &args.name {
+        greet::check_name(name).context("--name")?;
+    }
     Ok(Agent {
-        name,
+        name: args.name.clone(),
         token,
         cores,
         sources: args.source.as_ref().map(|list| list.0.clone()),
@@ -162,11 +171,26 @@ fn prepare(args: &AgentArgs, stop: Arc<AtomicBool>) -> Result<Agent> {
     })
 }
 
-fn default_name(port: u16) -> String {
+/// Characters of a machine's name that a default name has.
+const HOST_CHARS_MAX: usize = 48;
+/// Characters of an address and a port, and what stands between, at most.
+const ADDRESS_CHARS_MAX: usize = "-ffff-ffff-ffff-ffff-ffff-ffff-ffff-ffff-65535".len();
+const _: () = assert!(
+    HOST_CHARS_MAX + ADDRESS_CHARS_MAX <= words::NAME_BYTES_MAX,
+    "every default name is a name"
+);
+
+/// Machines that were copied from each other have the same name: the address tells them apart.
+fn default_name(address: SocketAddr) -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
-    let host: String = host.chars().take(words::NAME_BYTES_MAX / 2).map(plain).collect();
-    format!("{host}-{port}")
+    let host: String = host.chars().take(HOST_CHARS_MAX).collect();
+    let (ip, port) = (address.ip().to_canonical(), address.port());
+    let name = match ip.is_loopback() || ip.is_unspecified() {
+        true => format!("{host}-{port}"),
+        false => format!("{host}-{ip}-{port}"),
+    };
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
+    name.chars().map(plain).collect()
 }
 
 /// Lets a thread of its own greet a caller.

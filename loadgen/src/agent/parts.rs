@@ -93,7 +93,8 @@ impl Gather {
                 self.add(*books);
                 all(&mut self.finished, self.workers).then(|| self.finish())
             }
-            What::Broken(why) | What::Lost(why) => Some(Word::Broken(why)),
+            What::Lost(why) => Some(Word::Lost(why)),
+            What::Broken(why) => Some(Word::Broken(why)),
         }
     }
 

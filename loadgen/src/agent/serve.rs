@@ -1,6 +1,6 @@
 //! An agent serves one leader: its orders go to the workers, what they see goes back.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -13,10 +13,14 @@ use crate::agent::link::{self, Reader, Writer};
 use crate::agent::parts::{Gather, divide, share, start, translate, translate_interval};
 use crate::agent::words::{Begin, Hello, VERSION, Word};
 use crate::agent::{Agent, READY_NS_MAX, SILENCE_NS_MAX, greet};
+use crate::campaign::target;
 use crate::clock::{SECOND_NS, now_ns, run_promptly};
+use crate::exit::TargetLost;
 use crate::orders::{Order, Report, What};
-use crate::scenario::file;
+use crate::procfs;
+use crate::scenario::{Scenario, file};
 use crate::shared::Shared;
+use crate::sources::Sources;
 use crate::worker::{self, Job};
 
 /// How long workers may take to end when nobody waits for what they say.
@@ -31,12 +35,9 @@ pub fn serve(agent: &Agent, stream: TcpStream, peer: SocketAddr) -> Result<()> {
     if agent.serving.load(Ordering::Acquire) {
         return writer.say(&Word::Busy);
     }
-    let hello = Hello {
-        version: VERSION,
-        name: agent.name.clone(),
-        cores: agent.cores.len() as u32,
-        nonce: greet::nonce()?,
-    };
+    let name = agent.name_at(writer.local_address()?);
+    let hello =
+        Hello { version: VERSION, name, cores: agent.cores.len() as u32, nonce: greet::nonce()? };
     greet::admit(&mut reader, &writer, &hello, &agent.token).context("was not let in")?;
     // Of two that came at the same time the second is turned away here.
     if agent.serving.swap(true, Ordering::AcqRel) {
@@ -72,11 +73,13 @@ fn lead(agent: &Agent, reader: Reader, writer: &Writer) -> Result<()> {
 
 /// Answers pings, and passes everything else on; the last word may be why there are no more.
 fn listen(mut reader: Reader, writer: &Writer, words: &Sender<Result<Word>>) {
-    // Answers that come late would make the clock's error look larger than it is.
-    run_promptly(true);
     let mut silence_ns_max = READY_NS_MAX;
+    // One ping is soon followed by another when the clock is looked at.
+    let mut pinged = false;
     loop {
-        let word = match reader.hear() {
+        let heard = if pinged { reader.hear_awake() } else { reader.hear() };
+        pinged = matches!(heard, Ok(Some(Word::Ping { .. })));
+        let word = match heard {
             Ok(Some(Word::Ping { sent_ns })) => {
                 let (heard_ns, answered_ns) = (reader.heard_ns(), now_ns());
                 match writer.say(&Word::Pong { sent_ns, heard_ns, answered_ns }) {
@@ -85,7 +88,14 @@ fn listen(mut reader: Reader, writer: &Writer, words: &Sender<Result<Word>>) {
                 }
             }
             Ok(Some(word)) => {
-                silence_ns_max = SILENCE_NS_MAX;
+                // While this one begins, the leader waits for others and says nothing.
+                match word {
+                    // Workers are busy from now on, and answers that come late would make the
+                    // clock's error look larger than it is. Before, a leader on the same core has
+                    // to get its turn.
+                    Word::Begin(_) => run_promptly(true),
+                    _ => silence_ns_max = SILENCE_NS_MAX,
+                }
                 Ok(word)
             }
             Ok(None) => {
@@ -125,7 +135,13 @@ impl Campaign<'_> {
             };
             match word {
                 Word::Begin(begin) if self.part.is_none() => {
-                    self.part = Some(Part::new(self.agent, &begin, &self.writer)?);
+                    let scenario = scenario(self.agent, &begin)?;
+                    if let Err(TargetLost(why)) = reach(&scenario) {
+                        self.writer.say(&Word::Unreachable(why.clone()))?;
+                        bail!("the target cannot be reached from here: {why}");
+                    }
+                    self.part = Some(Part::new(self.agent, &begin, scenario, &self.writer)?);
+                    self.writer.say(&Word::Begun)?;
                 }
                 Word::Order(told) => match &self.part {
                     Some(part) => part.order(told.into()),
@@ -143,6 +159,40 @@ impl Campaign<'_> {
     }
 }
 
+/// What the agent is to do, with its own addresses.
+fn scenario(agent: &Agent, begin: &Begin) -> Result<Scenario> {
+    let loaded = file::parse(&begin.text, &begin.origin, &begin.settings)
+        .context("the leader's scenario cannot be read here")?;
+    let mut scenario = loaded.scenario;
+    if begin.first.checked_add(begin.count).is_none_or(|end| end > scenario.clients.count) {
+        let (first, count, all) = (begin.first, begin.count, scenario.clients.count);
+        bail!("{count} clients from {first} on are not a part of {all}");
+    }
+    if let Some(sources) = &agent.sources {
+        scenario.clients.sources = sources.clone();
+    }
+    let absent = |source: &IpAddr| TcpListener::bind((*source, 0)).is_err();
+    if let Some(source) = scenario.clients.sources.iter().copied().find(absent) {
+        bail!(
+            "connections are to come from {source}, which is not an address of the agent's \
+             machine: start that agent with --source and its own"
+        );
+    }
+    // All workers share the ports of the same addresses.
+    let Scenario { target, clients, .. } = &scenario;
+    if let Some(address) = target.tcp.or(target.ws) {
+        Sources::plan(&clients.sources, address, begin.count, procfs::local_ports()?)?;
+    }
+    Ok(scenario)
+}
+
+/// Whether the clients' doors of the target can be reached from here. Only the leader publishes.
+fn reach(scenario: &Scenario) -> Result<(), TargetLost> {
+    let mut clients = scenario.clone();
+    clients.target.upstream = None;
+    target::reach(&clients)
+}
+
 /// The agent's part, while its workers work.
 struct Part {
     orders: Vec<Sender<Order>>,
@@ -152,17 +202,7 @@ struct Part {
 }
 
 impl Part {
-    fn new(agent: &Agent, begin: &Begin, writer: &Writer) -> Result<Self> {
-        let loaded = file::parse(&begin.text, &begin.origin, &begin.settings)
-            .context("the leader's scenario cannot be read here")?;
-        let mut scenario = loaded.scenario;
-        if begin.first.checked_add(begin.count).is_none_or(|end| end > scenario.clients.count) {
-            let (first, count, all) = (begin.first, begin.count, scenario.clients.count);
-            bail!("{count} clients from {first} on are not a part of {all}");
-        }
-        if let Some(sources) = &agent.sources {
-            scenario.clients.sources = sources.clone();
-        }
+    fn new(agent: &Agent, begin: &Begin, scenario: Scenario, writer: &Writer) -> Result<Self> {
         let scenario = Arc::new(scenario);
         // Nobody is there to do nothing.
         let workers = (agent.cores.len() as u32).min(begin.count).max(1);
@@ -243,7 +283,7 @@ fn pass_on(mut gather: Gather, reported: &Receiver<Report>, writer: &Writer, clo
         if let Some(word) = gather.hear(what) {
             // When the leader has gone, who listens to it notices, too, and ends the workers.
             listened = listened && writer.say(&word).is_ok();
-            said_last |= matches!(word, Word::Finished(_) | Word::Broken(_));
+            said_last |= matches!(word, Word::Finished(_) | Word::Lost(_) | Word::Broken(_));
         }
     }
     if listened && !said_last {

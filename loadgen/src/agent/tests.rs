@@ -48,27 +48,27 @@ fn one_leader_at_a_time_and_the_next_when_it_has_gone() {
         let error = format!("{error:#}");
         assert!(error.contains("another campaign"), "{error}");
     };
-    turned_away(Remote::connect(&address, "sesame").err().expect("one at a time"));
+    turned_away(Remote::connect(&address, "sesame").expect_err("one at a time"));
     drop(first);
     // The agent needs a moment to see that the first has gone.
     while let Err(error) = Remote::connect(&address, "sesame") {
         turned_away(error);
     }
-    let other = Remote::connect(&address, "open").err().expect("the token is another");
+    let other = Remote::connect(&address, "open").expect_err("the token is another");
     drop(other);
     stop.store(true, Ordering::Relaxed);
     agent.join().unwrap();
 }
 
 /// An agent that is led by the test, to do what a text says.
-fn led(remote: Remote, text: &str) -> (Sender<Order>, Receiver<Report>, JoinHandle<()>) {
+fn led(remote: Remote, text: &str) -> Result<(Sender<Order>, Receiver<Report>, JoinHandle<()>)> {
     let scenario = Arc::new(course::scenario("127.0.0.1:1".parse().unwrap(), 1));
     let (text, origin) = (text.to_owned(), "test".to_owned());
     let loaded = Loaded { scenario: Scenario::clone(&scenario), text, origin, settings: vec![] };
     let (worker, source, count) = (3, "box".to_owned(), 1);
     let job = Job { scenario, worker, source, first: 0, count, core: None, clock_offset_ns: 0 };
     let ((orders, ordered), (reports, reported)) = (channel(), channel());
-    (orders, reported, spawn(remote, &loaded, job, ordered, reports).unwrap())
+    Ok((orders, reported, spawn(remote, &loaded, job, ordered, reports)?))
 }
 
 fn broken(reports: &Receiver<Report>) -> String {
@@ -82,12 +82,54 @@ fn broken(reports: &Receiver<Report>) -> String {
 fn what_the_agent_cannot_do_the_leader_hears() {
     let (address, stop, agent) = waiting("sesame");
     let remote = Remote::connect(&address, "sesame").unwrap();
-    let (_orders, reports, thread) = led(remote, "this is no scenario");
-    let why = broken(&reports);
-    assert!(why.contains("scenario cannot be read"), "{why}");
-    thread.join().unwrap();
+    let error = led(remote, "this is no scenario").expect_err("it cannot be done");
+    let why = format!("{error:#}");
+    assert!(why.contains(&address) && why.contains("scenario cannot be read"), "{why}");
     stop.store(true, Ordering::Relaxed);
     agent.join().unwrap();
+}
+
+/// A scenario of one client, at an address where nobody listens.
+fn at_nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    format!(
+        "name = \"one\"\n[target]\ntcp = \"{address}\"\n[clients]\ncount = 1\n\
+         [[phases]]\nname = \"connect\"\nkind = \"ramp\"\n"
+    )
+}
+
+#[test]
+fn an_agent_that_cannot_reach_the_target_says_so_before_it_begins() {
+    let (address, stop, agent) = waiting("sesame");
+    let remote = Remote::connect(&address, "sesame").unwrap();
+    let error = led(remote, &at_nobody()).expect_err("nobody is there");
+    assert_eq!(Exit::of_error(&error), Exit::TargetLost, "{error:#}");
+    stop.store(true, Ordering::Relaxed);
+    agent.join().unwrap();
+}
+
+#[test]
+fn an_agent_without_the_addresses_it_is_to_use_says_so_before_it_begins() {
+    let (address, stop, agent) = waiting("sesame");
+    let text = at_nobody().replace("count = 1", "count = 1\nsource = \"192.0.2.77\"");
+    let remote = Remote::connect(&address, "sesame").unwrap();
+    let error = led(remote, &text).expect_err("that address is nobody's");
+    assert!(format!("{error:#}").contains("192.0.2.77"), "{error:#}");
+    assert_eq!(Exit::of_error(&error), Exit::Usage, "{error:#}");
+    stop.store(true, Ordering::Relaxed);
+    agent.join().unwrap();
+}
+
+#[test]
+fn machines_with_the_same_name_are_told_apart_by_their_addresses() {
+    let name = |address: &str| default_name(address.parse().unwrap());
+    assert_ne!(name("10.0.0.1:7600"), name("10.0.0.2:7600"));
+    assert_ne!(name("127.0.0.1:7600"), name("127.0.0.1:7601"));
+    assert_eq!(name("[::ffff:10.0.0.1]:7600"), name("10.0.0.1:7600"));
+    for address in ["127.0.0.1:1", "0.0.0.0:1", "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535"] {
+        assert!(greet::check_name(&name(address)).is_ok(), "{}", name(address));
+    }
 }
 
 #[test]
@@ -107,15 +149,15 @@ fn an_agent_that_dies_is_reported() {
                     let pong = words::Word::Pong { sent_ns, heard_ns, answered_ns };
                     writer.say(&pong).unwrap();
                 }
-                Some(words::Word::Begin(_)) => return,
+                Some(words::Word::Begin(_)) => return writer.say(&words::Word::Begun).unwrap(),
                 Some(other) => panic!("{other:?}"),
                 None => {}
             }
         }
     });
-    let (_orders, reports, thread) = led(Remote::connect(&address, "t").unwrap(), "");
+    let (_orders, reports, thread) = led(Remote::connect(&address, "t").unwrap(), "").unwrap();
     let why = broken(&reports);
-    assert!(why.contains("dying") && why.contains(&address), "{why}");
+    assert!(why.contains(&address) && why.contains("closed"), "{why}");
     thread.join().unwrap();
     dying.join().unwrap();
 }

@@ -8,9 +8,11 @@ use crate::orders::{Books, Order};
 use crate::scenario::{Churn, Disconnect};
 
 /// The version of these words. Both sides must have the same.
-pub const VERSION: u32 = 1;
-/// Bytes of a name at most.
-pub const NAME_BYTES_MAX: usize = 64;
+pub const VERSION: u32 = 2;
+/// Bytes of an agent's name at most.
+pub const NAME_BYTES_MAX: usize = 96;
+/// Bytes of the name of one of its workers at most.
+pub const SOURCE_BYTES_MAX: usize = NAME_BYTES_MAX + 16;
 /// Bytes of a nonce.
 pub const NONCE_BYTES: usize = 32;
 
@@ -57,6 +59,10 @@ pub enum Word {
     },
     /// Leader: the campaign, and the agent's part of it.
     Begin(Box<Begin>),
+    /// Agent: the workers are there. The answer to a `Begin` that can be done.
+    Begun,
+    /// Agent: the target cannot be reached from here. The answer to a `Begin`.
+    Unreachable(String),
     /// Leader: do that.
     Order(Told),
     /// Agent: what was seen.
@@ -67,6 +73,8 @@ pub enum Word {
     Returned,
     /// Agent: all workers' books. Nothing but `Pong` follows.
     Finished(Box<Books>),
+    /// Agent: the target has gone.
+    Lost(String),
     /// Agent: it did not work.
     Broken(String),
     /// Leader: that was all.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 
@@ -90,8 +90,12 @@ impl Bench {
         self.order(Order::Phase { index: RAMP, from_ns: u64::MAX, to_ns: u64::MAX })?;
         self.order(Order::Connect { clients: self.clients, per_s: 0.0 })?;
         let mut intervals = Vec::new();
+        let until = Instant::now() + RAMP_MAX;
         let ended_ns = loop {
-            match self.hear(RAMP_MAX)? {
+            if self.shared.stopped() {
+                bail!("stopped while clients connected");
+            }
+            match self.hear(until)? {
                 What::Interval(interval) => intervals.push(*interval),
                 What::Ramped => break now_ns(),
                 other => bail!("the worker says {other:?} before it has ramped"),
@@ -136,8 +140,9 @@ impl Bench {
     pub fn end(self) -> Result<Books> {
         let until_ns = now_ns() + ARRIVE_NS_MAX;
         self.order(Order::Drain { last_seqs: vec![self.last_seq], until_ns })?;
+        let until = Instant::now() + ANSWER_MAX;
         let books = loop {
-            match self.hear(ANSWER_MAX)? {
+            match self.hear(until)? {
                 What::Finished(books) => break *books,
                 What::Interval(_) => {}
                 other => bail!("the worker says {other:?} instead of its books"),
@@ -152,8 +157,9 @@ impl Bench {
     fn rest(&self, phase: usize, intervals: &mut Vec<Interval>) -> Result<()> {
         let ordered_ns = now_ns();
         self.order(Order::Phase { index: REST, from_ns: u64::MAX, to_ns: u64::MAX })?;
+        let until = Instant::now() + ANSWER_MAX;
         loop {
-            let What::Interval(interval) = self.hear(ANSWER_MAX)? else { continue };
+            let What::Interval(interval) = self.hear(until)? else { continue };
             let last = interval.phase == phase && interval.to_ns >= ordered_ns;
             intervals.push(*interval);
             if last {
@@ -166,8 +172,10 @@ impl Bench {
         self.orders.send(order).context("the worker has ended")
     }
 
-    fn hear(&self, within: Duration) -> Result<What> {
-        let report = self.reports.recv_timeout(within).context("the worker is silent")?;
+    /// What the worker says next. It says something every second, so the bound is for all of it.
+    fn hear(&self, until: Instant) -> Result<What> {
+        let left = until.saturating_duration_since(Instant::now());
+        let report = self.reports.recv_timeout(left).context("the worker takes too long")?;
         match report.what {
             What::Broken(why) => bail!("the worker has ended: {why}"),
             what => Ok(what),

@@ -9,11 +9,12 @@ use crate::clock::SECOND_NS;
 use crate::latency::Summary as Percentiles;
 use crate::orders::Books as Last;
 use crate::record::kept::{Figures, TargetSample};
+use crate::record::totals::is_odd;
 use crate::record::{Counts, Interval, Timings};
 use crate::watch::Watch;
 
-/// Sources of intervals whose clients are accounted for apart.
-const ODD_SOURCES: [&str; 2] = ["slow", "misbehaving"];
+/// Of odd clients those who are accounted for.
+const SLOW: &str = "slow";
 const PUBLISHER: &str = "publisher";
 
 /// When a phase was, and what of it is measured.
@@ -43,6 +44,7 @@ impl Span {
 /// Everything that was reported.
 pub struct Books {
     phases: Vec<PhaseBook>,
+    is_all_timed: bool,
     /// Everything that was counted, odd clients' apart.
     pub running: Counts,
     /// What the slow readers counted.
@@ -61,23 +63,36 @@ struct PhaseBook {
     inside: BTreeMap<String, Inside>,
 }
 
-/// What one source has seen in intervals that are measured from beginning to end.
+/// What one source has seen while measuring. Of an interval that is measured in part its part
+/// counts, as if everything in it had come evenly.
 #[derive(Clone, Copy, Default)]
 struct Inside {
-    ns: u64,
+    ns: f64,
     busy_ns: f64,
-    delivered: u64,
-    admitted: u64,
+    waited_ns: f64,
+    delivered: f64,
+    admitted: f64,
+}
+
+impl Inside {
+    fn add(&mut self, other: &Self) {
+        self.ns += other.ns;
+        self.busy_ns += other.busy_ns;
+        self.waited_ns += other.waited_ns;
+        self.delivered += other.delivered;
+        self.admitted += other.admitted;
+    }
 }
 
 impl Books {
-    /// Of phases with these names; whether each is a ramp.
-    pub fn new(phases: impl Iterator<Item = (String, bool)>) -> Self {
+    /// Of phases with these names; whether each is a ramp. If all deliveries are timed, their number
+    /// says how many came of what was measured.
+    pub fn new(phases: impl Iterator<Item = (String, bool)>, is_all_timed: bool) -> Self {
         let phases = phases
             .map(|(name, is_ramp)| PhaseBook { name, is_ramp, ..PhaseBook::default() })
             .collect();
         let (running, slow) = (Counts::default(), Counts::default());
-        Self { phases, running, slow, samples: Vec::new() }
+        Self { phases, is_all_timed, running, slow, samples: Vec::new() }
     }
 
     /// When a phase is, or was.
@@ -87,8 +102,8 @@ impl Books {
 
     /// Adds an interval.
     pub fn add(&mut self, interval: &Interval) {
-        if ODD_SOURCES.iter().any(|odd| interval.source.ends_with(odd)) {
-            if interval.source.ends_with(ODD_SOURCES[0]) {
+        if is_odd(&interval.source) {
+            if interval.source.ends_with(SLOW) {
                 self.slow.add(&interval.counts);
             }
             return;
@@ -98,27 +113,54 @@ impl Books {
         phase.counts.add(&interval.counts);
         phase.timings.add(&interval.timings);
         let Span { from_ns, to_ns, .. } = phase.span;
-        if interval.from_ns >= from_ns && interval.to_ns <= to_ns {
-            let ns = interval.to_ns.saturating_sub(interval.from_ns);
+        let ns = interval.to_ns.min(to_ns).saturating_sub(interval.from_ns.max(from_ns)) as f64;
+        let all_ns = interval.to_ns.saturating_sub(interval.from_ns) as f64;
+        if ns > 0.0 {
             let inside = phase.inside.entry(interval.source.clone()).or_default();
-            inside.ns += ns;
-            inside.busy_ns += interval.busy * ns as f64;
-            inside.delivered += interval.counts.delivered;
-            inside.admitted += interval.counts.admitted;
+            inside.add(&Inside {
+                ns,
+                busy_ns: interval.busy * ns,
+                waited_ns: interval.waited() * ns,
+                delivered: interval.counts.delivered as f64 * ns / all_ns,
+                admitted: interval.counts.admitted as f64 * ns / all_ns,
+            });
         }
     }
 
     /// The figures of one phase.
     pub fn figures(&self, phase: usize) -> Figures {
-        figures(&[&self.phases[phase]], &self.phases[phase].name, &self.samples)
+        self.figures_of(&[&self.phases[phase]], &self.phases[phase].name)
     }
 
     /// Those of all measured phases together, and how many seconds they were.
     pub fn measured(&self) -> (Figures, f64) {
-        let all: Vec<&PhaseBook> =
-            self.phases.iter().filter(|phase| phase.span.measured_s() > 0.0).collect();
+        let all: Vec<&PhaseBook> = self.all_measured().collect();
         let seconds = all.iter().map(|phase| phase.span.measured_s()).sum();
-        (figures(&all, "measured", &self.samples), seconds)
+        (self.figures_of(&all, "measured"), seconds)
+    }
+
+    /// The end of what is measured.
+    pub fn measured_to_ns(&self) -> u64 {
+        self.all_measured().map(|phase| phase.span.to_ns).max().unwrap_or_default()
+    }
+
+    /// Share of a measured phase that the worker waited for a core that waited the longest in any.
+    pub fn waited(&self) -> f64 {
+        self.worst(|part| part.waited_ns)
+    }
+
+    /// The same for how busy it was. A quiet phase does not make up for a busy one.
+    pub fn busy(&self) -> f64 {
+        self.worst(|part| part.busy_ns)
+    }
+
+    fn worst(&self, of: fn(&Inside) -> f64) -> f64 {
+        let each = self.all_measured().map(|phase| share(&inside([phase].into_iter()), of));
+        each.fold(0.0, f64::max)
+    }
+
+    fn all_measured(&self) -> impl Iterator<Item = &PhaseBook> {
+        self.phases.iter().filter(|phase| phase.span.measured_s() > 0.0)
     }
 
     /// Clients that got ready in a second, over all ramps.
@@ -132,11 +174,13 @@ impl Books {
     /// Growth of the target's memory over the first ramp, per client that got ready in it.
     pub fn target_bytes_per_client(&self) -> Option<f64> {
         let ramp = self.phases.iter().find(|phase| phase.is_ramp)?;
-        let rss_at = |at_ns: u64| {
-            let upto = self.samples.iter().take_while(|sample| sample.at_ns <= at_ns);
-            upto.filter_map(|sample| sample.rss_bytes).last()
-        };
-        let (first, last) = (rss_at(ramp.span.began_ns)?, rss_at(ramp.span.ended_ns)?);
+        let known = || self.samples.iter().filter_map(|look| Some((look.at_ns, look.rss_bytes?)));
+        let before = known().take_while(|(at_ns, _)| *at_ns <= ramp.span.began_ns).last();
+        let after = known().find(|(at_ns, _)| *at_ns >= ramp.span.ended_ns);
+        // A ramp that is hardly over has been looked at a moment before its end.
+        let after =
+            after.or_else(|| known().next_back().filter(|(at_ns, _)| *at_ns > before_ns(before)));
+        let ((_, first), (_, last)) = (before?, after?);
         let clients = ramp.counts.connected;
         (clients > 0).then(|| (last as f64 - first as f64) / clients as f64)
     }
@@ -163,67 +207,98 @@ pub fn percentiles(times: &Histogram<u64>) -> Option<Percentiles> {
     })
 }
 
-fn figures(phases: &[&PhaseBook], name: &str, samples: &[TargetSample]) -> Figures {
-    let (mut counts, mut timings) = (Counts::default(), Timings::default());
-    let mut inside: BTreeMap<&str, Inside> = BTreeMap::new();
-    for phase in phases {
-        counts.add(&phase.counts);
-        timings.add(&phase.timings);
-        for (source, part) in &phase.inside {
-            let sum = inside.entry(source).or_default();
-            sum.ns += part.ns;
-            sum.busy_ns += part.busy_ns;
-            sum.delivered += part.delivered;
-            sum.admitted += part.admitted;
-        }
+type Sources<'a> = BTreeMap<&'a str, Inside>;
+
+/// What each source has seen in these phases.
+fn inside<'a>(phases: impl Iterator<Item = &'a PhaseBook>) -> Sources<'a> {
+    let mut inside = Sources::new();
+    for (source, part) in phases.flat_map(|phase| &phase.inside) {
+        inside.entry(source).or_default().add(part);
     }
-    let seconds: f64 = phases.iter().map(|phase| phase.span.measured_s()).sum();
-    let per_s = |of: fn(&Inside) -> u64| -> f64 {
-        let each = inside.values().filter(|part| part.ns > 0);
-        each.map(|part| of(part) as f64 * SECOND_NS as f64 / part.ns as f64).sum()
-    };
-    let timed = timings.corrected.len() as f64;
-    let seen = inside.keys().any(|source| *source != PUBLISHER);
-    let deliveries_per_s = if seen { per_s(|part| part.delivered) } else { timed / seconds };
-    let deliveries_per_s = (seconds > 0.0).then_some(deliveries_per_s);
-    let workers = inside.iter().filter(|(source, part)| **source != PUBLISHER && part.ns > 0);
-    let busy = workers.map(|(_, part)| part.busy_ns / part.ns as f64).fold(0.0, f64::max);
-    let target_cpu_s: Option<f64> =
-        phases.iter().map(|phase| cpu_s(samples, &phase.span)).sum::<Option<f64>>();
-    let lasted_s: f64 = phases.iter().map(|phase| phase.span.lasted_s()).sum();
-    Figures {
-        name: name.to_owned(),
-        from_ns: phases.first().map_or(0, |phase| phase.span.began_ns),
-        to_ns: phases.last().map_or(0, |phase| phase.span.ended_ns),
-        counts,
-        latency_us: percentiles(&timings.corrected),
-        uncorrected_us: percentiles(&timings.uncorrected),
-        lag_us: percentiles(&timings.lag),
-        answer_us: percentiles(&timings.answer),
-        connect_us: percentiles(&timings.connect),
-        deliveries_per_s,
-        admitted_per_s: inside.contains_key(PUBLISHER).then(|| per_s(|part| part.admitted)),
-        connects_per_s: (counts.connected > 0 && lasted_s > 0.0)
-            .then(|| counts.connected as f64 / lasted_s),
-        target_cpu_s: target_cpu_s.filter(|_| seconds > 0.0),
-        deliveries_per_target_cpu_s: match (deliveries_per_s, target_cpu_s) {
-            (Some(per_s), Some(cpu_s)) if cpu_s > 0.0 => Some(per_s * seconds / cpu_s),
-            _ => None,
-        },
-        busy,
+    inside
+}
+
+/// The largest share of a worker's time.
+fn share(inside: &Sources<'_>, of: fn(&Inside) -> f64) -> f64 {
+    let workers = inside.iter().filter(|(source, _)| **source != PUBLISHER);
+    workers.map(|(_, part)| of(part) / part.ns).fold(0.0, f64::max)
+}
+
+impl Books {
+    fn figures_of(&self, phases: &[&PhaseBook], name: &str) -> Figures {
+        let (mut counts, mut timings) = (Counts::default(), Timings::default());
+        for phase in phases {
+            counts.add(&phase.counts);
+            timings.add(&phase.timings);
+        }
+        let inside = inside(phases.iter().copied());
+        let seconds: f64 = phases.iter().map(|phase| phase.span.measured_s()).sum();
+        let per_s = |of: fn(&Inside) -> f64| -> f64 {
+            inside.values().map(|part| of(part) * SECOND_NS as f64 / part.ns).sum()
+        };
+        let deliveries_per_s = match self.is_all_timed {
+            true => timings.corrected.len() as f64 / seconds,
+            false => per_s(|part| part.delivered),
+        };
+        let deliveries_per_s = (seconds > 0.0).then_some(deliveries_per_s);
+        let target_cpu_s: Option<f64> =
+            phases.iter().map(|phase| cpu_s(&self.samples, &phase.span)).sum::<Option<f64>>();
+        let lasted_s: f64 = phases.iter().map(|phase| phase.span.lasted_s()).sum();
+        Figures {
+            name: name.to_owned(),
+            from_ns: phases.first().map_or(0, |phase| phase.span.began_ns),
+            to_ns: phases.last().map_or(0, |phase| phase.span.ended_ns),
+            counts,
+            latency_us: percentiles(&timings.corrected),
+            uncorrected_us: percentiles(&timings.uncorrected),
+            lag_us: percentiles(&timings.lag),
+            answer_us: percentiles(&timings.answer),
+            connect_us: percentiles(&timings.connect),
+            deliveries_per_s,
+            admitted_per_s: inside.contains_key(PUBLISHER).then(|| per_s(|part| part.admitted)),
+            connects_per_s: (counts.connected > 0 && lasted_s > 0.0)
+                .then(|| counts.connected as f64 / lasted_s),
+            target_cpu_s: target_cpu_s.filter(|_| seconds > 0.0),
+            deliveries_per_target_cpu_s: match (deliveries_per_s, target_cpu_s) {
+                (Some(per_s), Some(cpu_s)) if cpu_s > 0.0 => Some(per_s * seconds / cpu_s),
+                _ => None,
+            },
+            busy: share(&inside, |part| part.busy_ns),
+        }
     }
 }
 
-/// Processor seconds in what is measured of a span, as the samples inside say.
+/// The moment of a look; none was before everything.
+fn before_ns(look: Option<(u64, u64)>) -> u64 {
+    look.map_or(0, |(at_ns, _)| at_ns)
+}
+
+/// Processor seconds in what is measured of a span. The target is looked at when that begins and
+/// when it ends; what is between two looks is taken to be even.
 fn cpu_s(samples: &[TargetSample], span: &Span) -> Option<f64> {
     if span.measured_s() == 0.0 {
         return Some(0.0);
     }
-    let is_inside = |sample: &&TargetSample| (span.from_ns..=span.to_ns).contains(&sample.at_ns);
-    let mut inside = samples.iter().filter(is_inside).filter(|sample| sample.cpu_s.is_some());
-    let (first, last) = (inside.next()?, inside.next_back()?);
-    let seconds = (last.at_ns - first.at_ns) as f64 / SECOND_NS as f64;
-    Some((last.cpu_s? - first.cpu_s?) / seconds * span.measured_s())
+    let looks = samples.iter().filter_map(|look| Some((look.at_ns, look.cpu_s?)));
+    let looks: Vec<(u64, f64)> = looks.collect();
+    let inside = |(at_ns, _): &&(u64, f64)| (span.from_ns..=span.to_ns).contains(at_ns);
+    // Without a look beside the span the nearest one in it says how it went.
+    let first = at(&looks, span.from_ns).or_else(|| looks.iter().find(inside).copied())?;
+    let last = at(&looks, span.to_ns).or_else(|| looks.iter().rfind(inside).copied())?;
+    let ns = last.0.checked_sub(first.0).filter(|ns| *ns > 0)?;
+    Some((last.1 - first.1) * SECOND_NS as f64 / ns as f64 * span.measured_s())
+}
+
+/// What a look at that moment would have said, if there is one before it and one after it.
+fn at(looks: &[(u64, f64)], at_ns: u64) -> Option<(u64, f64)> {
+    let next = looks.partition_point(|(look_ns, _)| *look_ns < at_ns);
+    let &(after_ns, after) = looks.get(next)?;
+    if after_ns == at_ns {
+        return Some((after_ns, after));
+    }
+    let &(before_ns, before) = looks.get(next.checked_sub(1)?)?;
+    let part = (at_ns - before_ns) as f64 / (after_ns - before_ns) as f64;
+    Some((at_ns, before + (after - before) * part))
 }
 
 /// The last words of all workers and of the publisher.
@@ -291,7 +366,7 @@ mod tests {
 
     #[test]
     fn rates_are_of_what_is_measured_and_counts_of_everything() {
-        let mut books = Books::new([("steady".to_owned(), false)].into_iter());
+        let mut books = Books::new([("steady".to_owned(), false)].into_iter(), false);
         let (from_ns, to_ns) = (SECOND_NS, 3 * SECOND_NS);
         *books.span(0) = Span { began_ns: 0, ended_ns: to_ns, from_ns, to_ns };
         for (from_s, delivered, busy) in [(0, 500, 0.9), (1, 100, 0.2), (2, 300, 0.4)] {
@@ -315,21 +390,48 @@ mod tests {
             rss_bytes: Some(rss),
             ..TargetSample::default()
         };
-        let mut books = Books::new([("up".to_owned(), true), ("on".to_owned(), false)].into_iter());
+        let names = [("up".to_owned(), true), ("on".to_owned(), false)];
+        let mut books = Books::new(names.into_iter(), false);
         let s = SECOND_NS;
         *books.span(0) = Span { began_ns: s, ended_ns: 3 * s, ..Span::default() };
         *books.span(1) = Span { began_ns: 3 * s, ended_ns: 8 * s, from_ns: 4 * s, to_ns: 8 * s };
         let mut up = interval("worker-0", 1, 0, 0.0);
         up.counts.connected = 10;
         books.add(&up);
-        books.samples = [(1, 0.0, 1000), (3, 5.0, 3000), (5, 6.0, 9000), (7, 7.0, 0)]
-            .map(|(at_s, cpu_s, rss)| sample(at_s, cpu_s, rss))
-            .to_vec();
-        assert_eq!(books.measured().0.target_cpu_s, Some(2.0), "half a core for 4 s");
-        assert_eq!(books.target_bytes_per_client(), Some(200.0));
+        let look = |books: &mut Books, looks: &[(u64, f64, u64)]| {
+            books.samples =
+                looks.iter().map(|&(at_s, cpu_s, rss)| sample(at_s, cpu_s, rss)).collect();
+            (books.measured().0.target_cpu_s, books.target_bytes_per_client())
+        };
+        let all = [(1, 0.0, 1000), (3, 5.0, 3000), (5, 6.0, 9000), (7, 7.0, 0), (9, 9.0, 0)];
+        assert_eq!(look(&mut books, &all), (Some(2.5), Some(200.0)), "from 5.5 to 8.0");
+        assert_eq!(look(&mut books, &all[..4]).0, Some(2.0), "1.5 in 3 s of 4");
+        assert_eq!(look(&mut books, &all[..3]).0, Some(2.0), "0.5 in the only second");
+        assert_eq!(look(&mut books, &all[2..3]), (None, None), "one look tells nothing");
+        assert_eq!(look(&mut books, &[(0, 0.0, 500), (4, 0.0, 1500), (8, 1.0, 0)]).1, Some(100.0));
         assert_eq!(books.connects_per_s(), Some(5.0));
-        books.samples.truncate(3);
-        assert_eq!(books.measured().0.target_cpu_s, None, "one sample tells nothing");
+    }
+
+    #[test]
+    fn a_phase_that_no_interval_lies_within_has_its_part_of_them() {
+        let mut books = Books::new([("short".to_owned(), false)].into_iter(), true);
+        let (from_ns, to_ns) = (SECOND_NS / 2, 3 * SECOND_NS / 2);
+        *books.span(0) = Span { began_ns: from_ns, ended_ns: to_ns, from_ns, to_ns };
+        for (from_s, delivered, busy) in [(0, 100, 0.2), (1, 300, 0.6), (2, 1000, 1.0)] {
+            let mut part = interval("worker-0", from_s, delivered, busy);
+            part.counts.admitted = delivered;
+            part.counts.waited_us = 100_000 * from_s;
+            part.timings.corrected.record_n(500, 80).expect("it is within the bounds");
+            books.add(&Interval { source: PUBLISHER.to_owned(), ..part.clone() });
+            part.timings = Timings::default();
+            part.counts.admitted = 0;
+            books.add(&part);
+        }
+        let (measured, _) = books.measured();
+        assert!((measured.busy - 0.4).abs() < 1e-9, "{}", measured.busy);
+        assert!((books.waited() - 0.05).abs() < 1e-9, "{}", books.waited());
+        assert_eq!(measured.deliveries_per_s, Some(240.0), "as many as were timed");
+        assert_eq!(measured.admitted_per_s, Some(200.0));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The end of a campaign: everybody's books, and what has come of it.
 
+use std::thread::JoinHandle;
+
 use anyhow::Result;
 
 use crate::campaign::crew;
@@ -7,7 +9,7 @@ use crate::campaign::judge::{self, Facts};
 use crate::campaign::keep::Keep;
 use crate::campaign::lead::{End, Leader};
 use crate::campaign::publisher::{Published, Say};
-use crate::clock::{SECOND_NS, now_ns};
+use crate::clock::SECOND_NS;
 use crate::orders::Order;
 use crate::record::kept::{Clock, Summary};
 use crate::scenario::{PhaseKind, Rate, StreamKind};
@@ -23,10 +25,13 @@ const DRAIN_STOPPED_NS: u64 = 3 * SECOND_NS;
 const BOOKS_NS: u64 = 20 * SECOND_NS;
 /// How long everything may take when the target is lost.
 const LOST_NS: u64 = 3 * SECOND_NS;
+/// How long the target may take to show its figures once more.
+const LOOK_NS: u64 = 2 * SECOND_NS;
 
 impl Leader<'_> {
     /// Ends everything, and judges.
     pub fn close(mut self, clocks: &[Clock]) -> Result<(Summary, Keep)> {
+        self.is_closing = true;
         let is_lost = matches!(self.end, Some(End::Lost(_)));
         let published = self.end_publishing(is_lost)?;
         self.collect_books(&published, is_lost)?;
@@ -39,11 +44,12 @@ impl Leader<'_> {
             if !known.has_books {
                 // What it has said by the way is all that there is.
                 self.closing.totals.add(&known.running);
-                if !is_lost && !self.parts_broken.iter().any(|text| text.contains(&hand.source)) {
+                if !is_lost && !known.is_broken {
                     self.parts_broken.push(format!("{} has left no books", hand.source));
                 }
             }
         }
+        self.see_the_end()?;
         let facts = self.facts(&published, clocks);
         let verdict = judge::judge(&facts, &self.scenario.slo, &self.scenario.validity);
         let closing = self.closing;
@@ -71,7 +77,7 @@ impl Leader<'_> {
         self.crew.say(Say::Close);
         let Some(speaker) = self.crew.publisher.take() else { return Ok(Published::default()) };
         let bound_ns = if is_lost { LOST_NS } else { PUBLISHER_NS };
-        self.hear_until(now_ns() + bound_ns, |_| speaker.thread.is_finished())?;
+        self.hear_until(self.now_ns() + bound_ns, |_| speaker.thread.is_finished())?;
         if !speaker.thread.is_finished() {
             self.parts_broken.push("the publisher has left no books".to_owned());
             return Ok(Published { counts: self.books.running, ..Published::default() });
@@ -93,7 +99,7 @@ impl Leader<'_> {
     }
 
     fn collect_books(&mut self, published: &Published, is_lost: bool) -> Result<()> {
-        let now = now_ns();
+        let now = self.now_ns();
         let drain_ns = match &self.end {
             Some(End::Lost(_)) => 0,
             Some(End::Stopped) => DRAIN_STOPPED_NS,
@@ -101,16 +107,21 @@ impl Leader<'_> {
         };
         let mut last_seqs: Vec<u64> = published.rooms.iter().map(|room| room.last_seq).collect();
         last_seqs.resize(self.scenario.rooms.count as usize, 0);
-        let drain = Order::Drain { last_seqs, until_ns: now + drain_ns };
-        self.crew.order(&drain);
-        self.crew.order_odd(drain);
+        let was_ended = self.end.is_some();
+        self.order_drain(&last_seqs, now + drain_ns);
         let bound_ns = if is_lost { LOST_NS } else { drain_ns + BOOKS_NS };
-        self.hear_until(now + bound_ns, |this| this.known.iter().all(|known| known.is_over))?;
+        let is_hurried = |this: &Self| !was_ended && this.end == Some(End::Stopped);
+        self.hear_until(now + bound_ns, |this| this.all_over() || is_hurried(this))?;
+        if is_hurried(self) {
+            // Whoever stops a run now does not want to wait for what is missing.
+            let now = self.now_ns();
+            self.order_drain(&last_seqs, now);
+            self.hear_until(now + LOST_NS, Self::all_over)?;
+        }
         self.crew.dismiss();
         // What is said between that and the end of the threads.
-        self.hear_until(now_ns() + LOST_NS, |this| {
-            this.known.iter().all(|known| known.is_over)
-                && this.crew.threads.iter().all(std::thread::JoinHandle::is_finished)
+        self.hear_until(self.now_ns() + LOST_NS, |this| {
+            this.all_over() && this.crew.threads.iter().all(JoinHandle::is_finished)
         })?;
         // The publisher's counts are in nobody's books but its own.
         let (counts, totals) = (&published.counts, &mut self.closing.totals);
@@ -124,23 +135,54 @@ impl Leader<'_> {
         Ok(())
     }
 
+    fn order_drain(&self, last_seqs: &[u64], until_ns: u64) {
+        let drain = Order::Drain { last_seqs: last_seqs.to_vec(), until_ns };
+        self.crew.order(&drain);
+        self.crew.order_odd(drain);
+    }
+
+    /// Whether everybody has left books, or will not any more.
+    fn all_over(&self) -> bool {
+        let odd_thread = self.crew.threads.get(self.known.len());
+        let is_odd_over = self.odd_over.iter().all(|over| *over)
+            || odd_thread.is_some_and(JoinHandle::is_finished);
+        self.known.iter().all(|known| known.is_over) && is_odd_over
+    }
+
+    /// Waits for what was to be seen of the target at the end of what is measured.
+    fn see_the_end(&mut self) -> Result<()> {
+        if !self.outside.is_watched() || matches!(self.end, Some(End::Lost(_))) {
+            return Ok(());
+        }
+        let last_ns = self.books.measured_to_ns();
+        let is_seen =
+            |this: &Self| this.books.samples.last().is_some_and(|sample| sample.at_ns >= last_ns);
+        self.hear_until(self.now_ns() + LOOK_NS, is_seen)
+    }
+
     fn facts(&self, published: &Published, clocks: &[Clock]) -> Facts {
-        let (measured, measured_s) = self.books.measured();
+        let (mut measured, measured_s) = self.books.measured();
+        measured.busy = self.books.busy();
         let measured_streams = || {
             let phases = self.scenario.phases.iter();
             let phases = phases.filter(|phase| !matches!(phase.kind, PhaseKind::Ramp { .. }));
             phases.flat_map(|phase| phase.streams.iter().map(|&at| &self.scenario.streams[at]))
         };
         let is_window = |kind| matches!(kind, StreamKind::Messages { rate: Rate::Window(_), .. });
+        let totals = &self.closing.totals;
+        let never = u64::from(self.clients).saturating_sub(totals.connected);
+        // One that has given up was said to have returned, too.
+        let all_came_back = totals.failed <= never;
         let text = |end: &Option<End>, of: fn(&End) -> Option<String>| end.as_ref().and_then(of);
         Facts {
             clients: self.clients.into(),
             totals: self.closing.totals,
             measured,
             measured_s,
+            waited: self.books.waited(),
             connects_per_s: self.books.connects_per_s(),
             target_bytes_per_client: self.books.target_bytes_per_client(),
-            reconnect_s: self.reconnect_s.filter(|_| self.all_returned),
+            reconnect_s: self.reconnect_s.filter(|_| self.away_since_ns.is_none() && all_came_back),
             publishes: measured_streams().next().is_some(),
             paced: !measured_streams().any(|stream| is_window(stream.kind)),
             expected: self.expected(published),

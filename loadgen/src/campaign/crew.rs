@@ -107,7 +107,7 @@ impl Crew {
             self.threads.push(worker::spawn(job, shared, orders, to.clone())?);
         }
         for (&part, remote) in far.iter().zip(remotes) {
-            let source = remote.name().to_owned();
+            let source = self.unused(remote.name());
             let job = self.job(scenario, part, &source, None);
             let (_, orders) = self.add(part, source, true);
             self.threads.push(lead::spawn(remote, loaded, job, orders, to.clone())?);
@@ -131,6 +131,14 @@ impl Crew {
             self.publisher = Some(Speaker { says, thread });
         }
         Ok(())
+    }
+
+    /// That name, with a number behind it if somebody else has it: figures are kept by name.
+    fn unused(&self, name: &str) -> String {
+        let is_free = |name: &String| self.hands.iter().all(|hand| hand.source != *name);
+        let numbered = (2..).map(|number| format!("{name}-{number}"));
+        let mut names = std::iter::once(name.to_owned()).chain(numbered);
+        names.find(is_free).expect("there are more numbers than hands")
     }
 
     fn job(&self, scenario: &Arc<Scenario>, part: Part, source: &str, core: Option<usize>) -> Job {

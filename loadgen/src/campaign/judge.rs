@@ -10,8 +10,14 @@ mod tests;
 
 /// Sending later than this is what waking a thread up takes; only more is held against the latency.
 const LAG_US_IGNORED: u64 = 250;
+/// Longest that a worker may wait for a core, in percent of the time.
+pub const WAITED_PERCENT_MAX: f64 = 10.0;
 /// What the kernel says when it is this machine that has no more to give.
-const GENERATOR_LIMITS: [&str; 8] = [
+const GENERATOR_LIMITS: [&str; 12] = [
+    "has no free port",
+    "descriptors ran out",
+    "Address already in use",
+    "os error 98",
     "Cannot assign requested address",
     "os error 99",
     "No buffer space",
@@ -33,6 +39,8 @@ pub struct Facts {
     pub measured: Figures,
     /// How long they were together, in seconds.
     pub measured_s: f64,
+    /// Share of it that the worker waited for a core that waited the longest.
+    pub waited: f64,
     /// Connects in a second, over all ramps.
     pub connects_per_s: Option<f64>,
     /// Growth of the target's memory per connection.
@@ -157,6 +165,14 @@ fn invalid(facts: &Facts, validity: &Validity) -> Vec<String> {
             validity.busy_percent
         ));
     }
+    let waited = facts.waited * 100.0;
+    // Where a worker may be busy all the time, waiting is not held against it either.
+    if waited > WAITED_PERCENT_MAX && validity.busy_percent < 100.0 {
+        reasons.push(format!(
+            "a worker waited for a core {waited:.0} % of the time, over {WAITED_PERCENT_MAX} %: \
+             something else runs there"
+        ));
+    }
     publishing(facts, validity, &mut reasons);
     clocks(facts, validity, &mut reasons);
     reasons
@@ -226,7 +242,8 @@ fn objectives(facts: &Facts, slo: &Slo) -> Vec<Objective> {
     let part = |count: u64, of: u64| Some(count as f64 * 100.0 / of.max(1) as f64);
     let declared = totals.declared_shed + totals.declared_reset;
     let due = facts.expected.unwrap_or_else(|| accounted(totals));
-    let never = facts.clients.saturating_sub(totals.connected);
+    // Those who never got ready, or among others those who tried in vain to come back.
+    let never = facts.clients.saturating_sub(totals.connected).max(totals.failed);
     let cpu = measured.target_cpu_s.filter(|_| facts.measured_s > 0.0);
     let mut objectives = Vec::new();
     let mut most = |name: &str, wanted: Option<f64>, found: Option<f64>| {

@@ -6,6 +6,7 @@
 pub mod books;
 pub mod close;
 pub mod crew;
+pub mod guard;
 pub mod judge;
 pub mod keep;
 pub mod lead;
@@ -35,7 +36,8 @@ use crate::scenario::library;
 
 use keep::Keep;
 use lead::Leader;
-use target::Sampler;
+use lead::outside::Here;
+use target::{Doors, Sampler};
 use view::View;
 
 /// `run`.
@@ -127,9 +129,8 @@ pub fn campaign(
 ) -> Result<Outcome> {
     let scenario = &loaded.scenario;
     // With agents the target may be out of this machine's reach; then theirs counts.
-    if help.agents.is_empty() {
-        target::reach(scenario)?;
-    }
+    let doors = if help.agents.is_empty() { Doors::All } else { Doors::Upstream };
+    target::reach_by(scenario, doors)?;
     let sampler = Sampler::start(&scenario.target)?;
     let crew = crew::hire(loaded, help.agents, help.token)?;
     let watched = crew.clocks.clone();
@@ -143,7 +144,8 @@ pub fn campaign(
         }
     };
     let dir = keep.dir().map(ToOwned::to_owned);
-    let mut leader = Leader::new(scenario, crew, keep, view, sampler, stop);
+    let here = Box::new(Here { sampler, doors });
+    let mut leader = Leader::new(scenario, crew, keep, view, here, stop);
     leader.lead()?;
     head.clocks = watched.iter().map(RemoteClock::now).collect();
     let (summary, keep) = leader.close(&head.clocks)?;

@@ -15,6 +15,11 @@ use crate::record::{Counts, Interval, no_times};
 const HISTORY_MAX: usize = 60;
 /// Events that are shown.
 const EVENTS_MAX: usize = 4;
+/// So many seconds without a word of a source its last rates are still shown.
+const QUIET_MAX: u32 = 3;
+/// What was heard in less time than this says nothing of a rate; it waits for more.
+const RATED_NS_MIN: u64 = SECOND_NS / 4;
+const PUBLISHER: &str = "publisher";
 
 /// The campaign at one moment, and in the second before it.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -49,6 +54,8 @@ pub struct Scene {
     pub lag_us: Option<Percentiles>,
     /// Share of its core that each of the generator's threads used.
     pub busy: BTreeMap<String, f64>,
+    /// Share of the time that each of them waited for a core.
+    pub waited: BTreeMap<String, f64>,
     /// The target.
     pub target: Option<TargetSample>,
     /// Processor use of the target, in percent of a core.
@@ -65,27 +72,84 @@ pub struct Scene {
     pub rate_history: VecDeque<u64>,
 }
 
-/// Collects a second.
+/// Collects a second. Intervals do not end when seconds do, so rates go by the length of the
+/// intervals that came, not by the second in which they came.
 pub struct Second {
     began_ns: u64,
     counts: Counts,
+    rates: BTreeMap<String, Rates>,
+    /// Whether a worker has said anything.
+    is_fresh: bool,
     corrected: Histogram<u64>,
     lag: Histogram<u64>,
     all: Histogram<u64>,
+}
+
+/// How fast a source is, as its last intervals say.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rates {
+    /// What came since rates were told last, and in how long.
+    counts: Counts,
+    ns: u64,
+    quiet: u32,
+    delivered: f64,
+    offered: f64,
+    published: f64,
+    admitted: f64,
+}
+
+impl Rates {
+    fn turn(&mut self) {
+        if self.ns < RATED_NS_MIN {
+            self.quiet += 1;
+            if self.quiet > QUIET_MAX {
+                *self = Self::default();
+            }
+            return;
+        }
+        let Counts { delivered, offered, published, admitted, merged, .. } = self.counts;
+        let per_s = |count: u64| count as f64 * SECOND_NS as f64 / self.ns as f64;
+        *self = Self {
+            delivered: per_s(delivered),
+            offered: per_s(offered),
+            published: per_s(published),
+            admitted: per_s(admitted + merged),
+            ..Self::default()
+        };
+    }
+}
+
+/// What was heard in a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// What was counted.
+    pub counts: Counts,
+    /// Whether a worker has said anything: if not, its times are those of the second before.
+    pub is_fresh: bool,
 }
 
 impl Second {
     /// Begins.
     pub fn new(now_ns: u64) -> Self {
         let [corrected, lag, all] = [(); 3].map(|()| no_times());
-        Self { began_ns: now_ns, counts: Counts::default(), corrected, lag, all }
+        let (counts, rates) = (Counts::default(), BTreeMap::new());
+        Self { began_ns: now_ns, counts, rates, is_fresh: false, corrected, lag, all }
     }
 
     /// Adds an interval.
     pub fn add(&mut self, interval: &Interval, scene: &mut Scene) {
         self.counts.add(&interval.counts);
         scene.totals.add(&interval.counts);
-        scene.busy.insert(interval.source.clone(), interval.busy);
+        self.is_fresh |= interval.source != PUBLISHER;
+        let rates = self.rates.entry(interval.source.clone()).or_default();
+        rates.counts.add(&interval.counts);
+        let ns = interval.to_ns.saturating_sub(interval.from_ns);
+        rates.ns += ns;
+        // A short one at the change of a phase says nothing of these.
+        if ns >= RATED_NS_MIN || !scene.busy.contains_key(&interval.source) {
+            scene.busy.insert(interval.source.clone(), interval.busy);
+            scene.waited.insert(interval.source.clone(), interval.waited());
+        }
         for (mine, theirs) in [
             (&mut self.corrected, &interval.timings.corrected),
             (&mut self.all, &interval.timings.corrected),
@@ -100,24 +164,29 @@ impl Second {
         now_ns >= self.began_ns + SECOND_NS
     }
 
-    /// Shows it, and begins the next; what was counted in it is the answer.
-    pub fn end(&mut self, now_ns: u64, scene: &mut Scene) -> Counts {
-        let seconds = (now_ns - self.began_ns).max(1) as f64 / SECOND_NS as f64;
+    /// Shows it, and begins the next; what was heard in it is the answer.
+    pub fn end(&mut self, now_ns: u64, scene: &mut Scene) -> Heard {
         let counts = std::mem::take(&mut self.counts);
-        let per_s = |count: u64| count as f64 / seconds;
-        scene.delivered_per_s = per_s(counts.delivered);
-        scene.offered_per_s = per_s(counts.offered);
-        scene.published_per_s = per_s(counts.published);
-        scene.admitted_per_s = per_s(counts.admitted + counts.merged);
-        scene.latency_us = percentiles(&self.corrected);
-        scene.latency_so_far_us = percentiles(&self.all);
-        scene.lag_us = percentiles(&self.lag);
+        self.rates.values_mut().for_each(Rates::turn);
+        let sum = |of: fn(&Rates) -> f64| self.rates.values().map(of).sum();
+        scene.delivered_per_s = sum(|rates| rates.delivered);
+        scene.offered_per_s = sum(|rates| rates.offered);
+        scene.published_per_s = sum(|rates| rates.published);
+        scene.admitted_per_s = sum(|rates| rates.admitted);
+        let is_fresh = std::mem::take(&mut self.is_fresh);
+        if is_fresh {
+            scene.latency_us = percentiles(&self.corrected);
+            scene.latency_so_far_us = percentiles(&self.all);
+            self.corrected.reset();
+        }
+        if !self.lag.is_empty() {
+            scene.lag_us = percentiles(&self.lag);
+            self.lag.reset();
+        }
         push(&mut scene.p99_history, scene.latency_us.map_or(0, |latency| latency.p99));
         push(&mut scene.rate_history, scene.delivered_per_s as u64);
-        self.corrected.reset();
-        self.lag.reset();
         self.began_ns = now_ns;
-        counts
+        Heard { counts, is_fresh }
     }
 }
 
@@ -174,12 +243,44 @@ mod tests {
         interval.timings.corrected.record(500).unwrap();
         second.add(&interval, &mut scene);
         assert!(!second.is_over(SECOND_NS - 1) && second.is_over(SECOND_NS));
-        second.end(2 * SECOND_NS, &mut scene);
-        assert_eq!((scene.delivered_per_s, scene.latency_us.unwrap().p50), (5.0, 500));
+        assert!(second.end(2 * SECOND_NS, &mut scene).is_fresh);
+        assert_eq!((scene.delivered_per_s, scene.latency_us.unwrap().p50), (10.0, 500));
+        interval.timings = Timings::default();
+        interval.counts.delivered = 0;
+        second.add(&interval, &mut scene);
         second.end(3 * SECOND_NS, &mut scene);
         assert_eq!((scene.delivered_per_s, scene.latency_us), (0.0, None));
         assert_eq!((scene.totals.delivered, scene.latency_so_far_us.unwrap().p50), (10, 500));
-        assert_eq!(scene.rate_history, [5, 0]);
+        assert_eq!(scene.rate_history, [10, 0]);
+    }
+
+    #[test]
+    fn a_rate_does_not_jump_with_the_second_in_which_an_interval_comes() {
+        let (mut second, mut scene) = (Second::new(0), Scene::default());
+        let mut told = 0;
+        let mut rate_after = |ends_ms: &[u64]| {
+            for &end_ms in ends_ms {
+                let counts = Counts { delivered: end_ms - told, ..Counts::default() };
+                let (from_ns, to_ns) = (told * 1_000_000, end_ms * 1_000_000);
+                let (source, timings) = ("worker-0".into(), Timings::default());
+                let (phase, ready, busy) = (0, 1, 0.5);
+                let interval =
+                    Interval { source, phase, from_ns, to_ns, ready, busy, counts, timings };
+                second.add(&interval, &mut scene);
+                told = end_ms;
+            }
+            second.end(SECOND_NS, &mut scene);
+            scene.delivered_per_s
+        };
+        assert_eq!(rate_after(&[900]), 1000.0);
+        assert_eq!(rate_after(&[]), 1000.0, "none came");
+        assert_eq!(rate_after(&[1900, 2900]), 1000.0, "two came");
+        assert_eq!(rate_after(&[2901]), 1000.0, "a short one says nothing");
+        assert_eq!(rate_after(&[3901]), 1000.0);
+        for _ in 0..QUIET_MAX {
+            assert_eq!(rate_after(&[]), 1000.0);
+        }
+        assert_eq!(rate_after(&[]), 0.0, "silence for long is none");
     }
 
     #[test]

@@ -93,9 +93,17 @@ fn row(figures: &Figures) -> Vec<String> {
 fn counts(summary: &Summary, text: &mut String) {
     let totals = &summary.totals;
     for (name, value) in crate::record::Counts::NAMES.iter().zip(totals.values()) {
+        // These are told below, or in other words.
+        if ["received_bytes", "waited_us"].contains(name) {
+            continue;
+        }
         if value > 0 || *name == "unexplained" {
             let _ = writeln!(text, "{name:<18}{}", grouped(value as f64));
         }
+    }
+    if totals.received_bytes > 0 {
+        let megabytes = totals.received_bytes as f64 / 1e6;
+        let _ = writeln!(text, "{:<18}{megabytes:.1} MB", "received");
     }
     let measured = &summary.measured;
     let mut figure = |name: &str, found: Option<f64>, unit: &str| {
@@ -108,6 +116,14 @@ fn counts(summary: &Summary, text: &mut String) {
     figure("target bytes", summary.target_bytes_per_client, " per client");
     figure("system bytes", summary.system_bytes_per_client, " per client, both ends");
     figure("generator bytes", summary.generator_bytes_per_client, " per client");
+    // Processor time is of the measured parts of phases, and what it made says how long those were.
+    let made = measured.deliveries_per_target_cpu_s.zip(measured.deliveries_per_s);
+    let cores = made.filter(|(per_cpu_s, _)| *per_cpu_s > 0.0);
+    figure(
+        "target busy",
+        cores.map(|(per_cpu_s, per_s)| per_s * 100.0 / per_cpu_s),
+        " % of a core",
+    );
     figure("per target core-s", measured.deliveries_per_target_cpu_s, " deliveries");
     figure("generator busy", Some(measured.busy * 100.0), " %");
     if let Some(seconds) = summary.reconnect_s {

@@ -1,9 +1,7 @@
 //! The target seen from outside: whether it is there, and once a second what it uses.
 
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -19,13 +17,22 @@ use crate::upstream::UpstreamAddress;
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// Samples that wait for the leader; more than it ever lets wait.
 const SAMPLES_MAX: usize = 64;
-/// How long the sampler sleeps at most, so that it ends soon.
-const NAP: Duration = Duration::from_millis(100);
+/// Moments that are to be looked at; the leader names two in a phase.
+const MOMENTS_MAX: usize = 64;
 
 /// Looks at the target until it is dropped.
 pub struct Sampler {
     samples: Receiver<Option<TargetSample>>,
-    over: Arc<AtomicBool>,
+    moments: SyncSender<u64>,
+}
+
+/// Which doors of the target somebody goes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doors {
+    /// The clients' and the publisher's.
+    All,
+    /// The publisher's: the clients are elsewhere, and theirs may be out of reach from here.
+    Upstream,
 }
 
 impl Sampler {
@@ -37,16 +44,12 @@ impl Sampler {
         }
         gateway.check().context("the target cannot be watched")?;
         let (to, samples) = sync_channel(SAMPLES_MAX);
-        let over = Arc::new(AtomicBool::new(false));
-        let is_over = Arc::clone(&over);
+        // What the target was before anybody came is known before anybody does.
+        let _ = to.try_send(gateway.look().ok());
+        let (moments, asked) = sync_channel(MOMENTS_MAX);
         let body = move || {
-            let mut next_ns = now_ns();
-            while !is_over.load(Ordering::Relaxed) {
-                let left = until(next_ns);
-                if !left.is_zero() {
-                    std::thread::sleep(left.min(NAP));
-                    continue;
-                }
+            let (mut next_ns, mut wanted) = (now_ns() + SECOND_NS, Vec::new());
+            while wait(&asked, &mut wanted, next_ns) {
                 // A page that was late is not made up for.
                 next_ns = now_ns() + SECOND_NS;
                 let sample = gateway.look().ok();
@@ -56,7 +59,13 @@ impl Sampler {
         };
         let builder = std::thread::Builder::new().name("target".to_owned());
         builder.spawn(body).context("cannot start the thread that watches the target")?;
-        Ok(Some(Self { samples, over }))
+        Ok(Some(Self { samples, moments }))
+    }
+
+    /// Looks then, too, beside once a second.
+    pub fn look_at(&self, at_ns: u64) {
+        // More than it can remember are not wanted as much as the first ones.
+        let _ = self.moments.try_send(at_ns);
     }
 
     /// What was seen since the last time; none: it did not answer.
@@ -65,14 +74,30 @@ impl Sampler {
     }
 }
 
-impl Drop for Sampler {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
+/// Waits until it is time to look, at `next_ns` or a moment before it that is wanted; not if nobody
+/// wants to know any more.
+fn wait(asked: &Receiver<u64>, wanted: &mut Vec<u64>, next_ns: u64) -> bool {
+    loop {
+        let first_ns = wanted.iter().copied().min().map_or(next_ns, |first| first.min(next_ns));
+        match asked.recv_timeout(until(first_ns)) {
+            Ok(at_ns) if wanted.len() < MOMENTS_MAX => wanted.push(at_ns),
+            Ok(_) => {}
+            Err(RecvTimeoutError::Timeout) => break,
+            Err(RecvTimeoutError::Disconnected) => return false,
+        }
     }
+    let now = now_ns();
+    wanted.retain(|&at_ns| at_ns > now);
+    true
 }
 
 /// Whether everything that the scenario connects to takes connections.
 pub fn reach(scenario: &Scenario) -> Result<(), TargetLost> {
+    reach_by(scenario, Doors::All)
+}
+
+/// Whether these doors take connections.
+pub fn reach_by(scenario: &Scenario, which: Doors) -> Result<(), TargetLost> {
     let target = &scenario.target;
     let upstream = match &target.upstream {
         Some(UpstreamAddress::Tcp(address)) => Some(*address),
@@ -83,8 +108,8 @@ pub fn reach(scenario: &Scenario) -> Result<(), TargetLost> {
     let ws_percent = scenario.clients.ws_percent;
     let tcp = target.tcp.filter(|_| ws_percent < 100.0);
     let ws = target.ws.filter(|_| ws_percent > 0.0);
-    let doors = [tcp, ws, upstream.filter(|_| publishes)];
-    doors.into_iter().flatten().try_for_each(knock)
+    let clients = [tcp, ws].into_iter().filter(|_| which == Doors::All);
+    clients.chain([upstream.filter(|_| publishes)]).flatten().try_for_each(knock)
 }
 
 fn knock(address: SocketAddr) -> Result<(), TargetLost> {
@@ -98,4 +123,25 @@ pub fn name(target: &Target) -> String {
     let doors = doors.iter().filter_map(|(name, door)| Some(format!("{name} {}", (*door)?)));
     let doors: Vec<String> = doors.collect();
     format!("{:?} at {}", target.protocol, doors.join(", ")).to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn a_moment_that_is_wanted_is_waited_for_and_then_forgotten() {
+        let (ask, asked) = channel();
+        let now = now_ns();
+        let later = now + 3600 * SECOND_NS;
+        let (soon, mut wanted) = (now + SECOND_NS / 100, Vec::new());
+        ask.send(later).unwrap();
+        ask.send(soon).unwrap();
+        assert!(wait(&asked, &mut wanted, later));
+        assert!(now_ns() >= soon, "not before it");
+        assert_eq!(wanted, [later]);
+        drop(ask);
+        assert!(!wait(&asked, &mut wanted, later), "nobody wants to know any more");
+    }
 }

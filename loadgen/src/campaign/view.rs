@@ -121,6 +121,10 @@ pub fn line(scene: &Scene) -> String {
         }
     }
     let _ = write!(line, " busy={:.0}%", scene.busiest() * 100.0);
+    let waited = scene.waited.values().copied().fold(0.0, f64::max) * 100.0;
+    if waited >= 1.0 {
+        let _ = write!(line, " waited={waited:.0}%");
+    }
     if let Some(percent) = scene.target_cpu_percent {
         let _ = write!(line, " target_cpu={percent:.0}%");
     }
@@ -153,7 +157,7 @@ pub fn screen(scene: &Scene, columns: usize, rows: usize) -> Vec<String> {
     put(
         "in",
         format!(
-            "{} offered/s, {} published/s, {} admitted/s",
+            "{:>12} offered/s  {} published  {} admitted",
             grouped(scene.offered_per_s),
             grouped(scene.published_per_s),
             grouped(scene.admitted_per_s)
@@ -178,6 +182,7 @@ pub fn screen(scene: &Scene, columns: usize, rows: usize) -> Vec<String> {
         ),
     );
     put("generator", generator(scene));
+    put("  threads", threads(scene));
     put("target", target(scene));
     for event in &scene.events {
         put("", event.clone());
@@ -201,15 +206,27 @@ fn phase(scene: &Scene) -> String {
 }
 
 fn generator(scene: &Scene) -> String {
-    let busy = scene.busy.iter();
-    let busy: Vec<String> =
-        busy.map(|(source, busy)| format!("{source} {:.0} %", busy * 100.0)).collect();
     let lag = ms(scene.lag_us.map(|lag| lag.p99));
-    let state = match &scene.invalid {
-        Some(why) => format!("INVALID: {why}"),
-        None => "valid so far".to_owned(),
-    };
-    format!("{state}; lag p99 {lag}; {}", busy.join(", "))
+    match &scene.invalid {
+        Some(why) => format!("INVALID: {why}; lag p99 {lag}"),
+        None => format!("valid so far; lag p99 {lag}"),
+    }
+}
+
+/// How busy threads are, and of those that wait for a core how long: the busiest first, as many as
+/// there is room for.
+fn threads(scene: &Scene) -> String {
+    let mut busy: Vec<(&String, f64)> =
+        scene.busy.iter().map(|(source, busy)| (source, busy * 100.0)).collect();
+    busy.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let told = busy.into_iter().map(|(source, busy)| {
+        let waits = scene.waited.get(source).map_or(0.0, |waited| waited * 100.0);
+        match waits >= 1.0 {
+            true => format!("{source} {busy:.0} % busy, {waits:.0} % waiting"),
+            false => format!("{source} {busy:.0} %"),
+        }
+    });
+    told.collect::<Vec<_>>().join("; ")
 }
 
 fn target(scene: &Scene) -> String {
@@ -280,7 +297,7 @@ mod tests {
     fn a_screen_fits_its_terminal_whatever_is_in_it() {
         for (columns, rows) in [(80, 24), (40, 6), (1, 1), (300, 100)] {
             let lines = screen(&scene(), columns, rows);
-            assert!(!lines.is_empty() && lines.len() <= rows.max(2) - 1, "{columns}×{rows}");
+            assert!(!lines.is_empty() && lines.len() < rows.max(2), "{columns}×{rows}");
             for line in &lines {
                 assert!(line.chars().count() <= columns, "{line}");
                 assert!(!line.chars().any(char::is_control), "{line:?}");

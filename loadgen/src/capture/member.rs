@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, anyhow};
-use barrage_wire::{ClientFrame, ServerFrame, frame};
+use barrage_wire::{ServerFrame, frame};
 
 use crate::capture::file::{Direction, Record};
 use crate::capture::scribe::Pen;
@@ -44,8 +44,6 @@ fn listen(
     until_ns: u64,
     stop: &AtomicBool,
 ) -> Result<()> {
-    let ping_ns = u64::from(client.heartbeat_s.max(2)) * SECOND_NS / 2;
-    let mut said_ns = now_ns();
     while !stop.load(Ordering::Relaxed) && !pen.is_full() && now_ns() < until_ns {
         let mut records = Vec::new();
         let look_ns = (now_ns() + LOOK_NS).min(until_ns);
@@ -64,10 +62,7 @@ fn listen(
         });
         pen.put(records);
         heard?;
-        if now_ns() - said_ns > ping_ns {
-            said_ns = now_ns();
-            client.say(&ClientFrame::Ping { nonce: said_ns })?;
-        }
+        client.keep_alive()?;
     }
     Ok(())
 }

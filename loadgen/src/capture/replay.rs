@@ -288,6 +288,8 @@ impl Replay<'_> {
             if left.is_zero() && !held && self.unflushed < BATCH_MAX {
                 return Ok(true);
             }
+            // Nobody may have said anything for an hour of the capture.
+            self.upstream.keep_alive(now_ns());
             self.upstream.flush()?;
             if !left.is_zero() || held {
                 self.upstream.wait(if held { NAP } else { left.min(NAP) });

@@ -20,6 +20,10 @@ use crate::random::{Random, mix};
 
 /// Connections at one time. More are refused.
 const LINKS_MAX: usize = 16 * 1024;
+/// Descriptors of a connection: one towards the client, one towards the target.
+const LINK_FILES: u64 = 2;
+/// Descriptors that are left to everything else. A listener that cannot accept is ready all the time.
+const FILES_ASIDE: u64 = 64;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
 /// Events that are taken at once.
@@ -51,6 +55,7 @@ pub struct Proxy {
     weather: Weather,
     random: Random,
     links: BTreeMap<u64, Link>,
+    links_max: usize,
     accepted: u64,
     /// When which connection has something to do.
     timers: BTreeSet<(u64, u64)>,
@@ -82,6 +87,7 @@ impl Proxy {
             wishes,
             random: Random::new(mix(seed)),
             links: BTreeMap::new(),
+            links_max: links_max(barrage_sys::raise_open_files_limit()),
             accepted: 0,
             timers: BTreeSet::new(),
             scratch: vec![0; READ_BYTES],
@@ -228,7 +234,7 @@ impl Proxy {
             self.counts.connections += 1;
             self.accepted += 1;
             let number = self.accepted;
-            if self.links.len() >= LINKS_MAX || self.connect(client, number).is_err() {
+            if self.links.len() >= self.links_max || self.connect(client, number).is_err() {
                 self.counts.refused += 1;
             }
         }
@@ -253,6 +259,12 @@ impl Proxy {
         self.links.insert(number, Link::new(client, target, self.seed, number));
         Ok(())
     }
+}
+
+/// How many connections so many descriptors make.
+fn links_max(files: u64) -> usize {
+    let links = files.saturating_sub(FILES_ASIDE) / LINK_FILES;
+    usize::try_from(links).unwrap_or(usize::MAX).min(LINKS_MAX)
 }
 
 /// The answer of a connect that goes on in the background.

@@ -42,6 +42,8 @@ pub struct Client {
     handled: usize,
     /// Silence for longer than this many seconds, and it should ping. Known after WELCOME.
     pub heartbeat_s: u16,
+    /// When it has last said something.
+    said_ns: u64,
 }
 
 /// What a frame means to who waits.
@@ -54,7 +56,7 @@ impl Client {
             .map_err(|error| lost(format!("cannot connect to {address}: {error}")))?;
         stream.set_nodelay(true)?;
         let received = vec![0; 2 * READ_BYTES];
-        Ok(Self { stream, received, filled: 0, handled: 0, heartbeat_s: 0 })
+        Ok(Self { stream, received, filled: 0, handled: 0, heartbeat_s: 0, said_ns: now_ns() })
     }
 
     /// Says HELLO and waits for WELCOME.
@@ -93,8 +95,18 @@ impl Client {
         joined.with_context(|| format!("no answer to the JOIN of room {room}"))
     }
 
+    /// Pings when it was silent for half of what the gateway bears. To be called now and then.
+    pub fn keep_alive(&mut self) -> Result<()> {
+        let silence_ns_max = u64::from(self.heartbeat_s.max(2)) * SECOND_NS / 2;
+        match now_ns().saturating_sub(self.said_ns) > silence_ns_max {
+            true => self.say(&ClientFrame::Ping { nonce: now_ns() }),
+            false => Ok(()),
+        }
+    }
+
     /// Says something.
     pub fn say(&mut self, frame: &ClientFrame<'_>) -> Result<()> {
+        self.said_ns = now_ns();
         let sent = self.stream.write_all(&frame.to_vec());
         sent.map_err(|error| lost(format!("the connection broke: {error}")))
     }

@@ -53,16 +53,17 @@ pub struct CompareArgs {
 const HOW: &str = "How a difference is judged:
   It counts when it is over the threshold and over the noise. With three repeats or more on each
   side the noise is told by an exact Mann-Whitney test of their ranks: chance alone must make such
-  a difference in at most one case in 20. With fewer, the measured time of each run is cut into
-  ten parts, and the difference must be over three standard errors; that knows nothing of what
-  differs from run to run, so repeat what matters. A figure without parts (memory, connects) must
-  differ by twice the threshold then. A figure is unclear when its noise is five times the
-  threshold. Interleave the repeats of both sides: what else the machine does then meets both.
+  a difference in this direction in at most one case in 20. With fewer, the measured time of each
+  run is cut into up to ten parts, and the difference must be over three standard errors; that
+  knows nothing of what differs from run to run, so repeat what matters. A figure without parts
+  (memory, connects) must differ by twice the threshold then. A figure is unclear when its noise
+  is five times the threshold. Interleave the repeats of both sides: what else the machine does
+  then meets both. A new run that violates correctness is worse if no run of the baseline does.
 Exit codes:
   0  the same, or better
   2  a record cannot be read, or the scenarios differ
   4  a run was invalid or did not end, or a figure is unclear
-  5  a figure is worse";
+  5  a figure is worse, or correctness";
 
 /// What became of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,11 +101,20 @@ pub fn run(args: &CompareArgs, _stop: &Arc<AtomicBool>) -> Result<Ended> {
     let (baseline, new) = (read(&args.baseline)?, read(&args.new)?);
     let all = || baseline.iter().chain(&new);
     let mut warnings = Vec::new();
+    args.each_once()?;
     comparable(&baseline[0], all(), args.force, &mut warnings)?;
+    let worse_faults = faulty(&new, &mut warnings) && !faulty(&baseline, &mut warnings);
     let unusable = all().filter_map(unusable).collect::<Vec<_>>();
     let (old, now) = (sides(&baseline)?, sides(&new)?);
     let judged = Figure::ALL.into_iter().filter_map(|figure| {
-        let difference = difference(old.get(&figure)?, now.get(&figure)?)?;
+        let (old, now) = (old.get(&figure)?, now.get(&figure)?);
+        if old.runs.len() != baseline.len() || now.runs.len() != new.len() {
+            let (name, old, now) = (figure.name(), old.runs.len(), now.runs.len());
+            if old + now > 0 {
+                warnings.push(format!("only {old} and {now} of the repeats tell {name}"));
+            }
+        }
+        let difference = difference(old, now)?;
         let outcome = judge(figure, &difference, args.threshold / 100.0, f64::from(args.least_us));
         Some(Judged { figure, difference, outcome })
     });
@@ -112,7 +122,7 @@ pub fn run(args: &CompareArgs, _stop: &Arc<AtomicBool>) -> Result<Ended> {
     let any = |outcome| judged.iter().any(|judged| judged.outcome == outcome);
     let exit = if !unusable.is_empty() || judged.is_empty() {
         Exit::Invalid
-    } else if any(Outcome::Regression) {
+    } else if worse_faults || any(Outcome::Regression) {
         Exit::Regression
     } else if any(Outcome::Unclear) {
         Exit::Invalid
@@ -131,6 +141,34 @@ pub fn run(args: &CompareArgs, _stop: &Arc<AtomicBool>) -> Result<Ended> {
         false => as_table(args, &judged, &warnings, word)?,
     };
     Ok(Ended { text, exit })
+}
+
+impl CompareArgs {
+    /// The same run twice is no repeat: it would seem that there is less noise than there is.
+    fn each_once(&self) -> Result<()> {
+        for side in [&self.baseline, &self.new] {
+            let places = side.iter().map(|dir| dir.canonicalize().unwrap_or_else(|_| dir.clone()));
+            let places = places.collect::<Vec<_>>();
+            let twice = (1..places.len()).find(|&at| places[..at].contains(&places[at]));
+            if let Some(at) = twice {
+                bail!("{} is given twice: each repeat is a run of its own", side[at].display());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether correctness was violated in any of these runs; each of them is warned of.
+fn faulty(records: &[Record], warnings: &mut Vec<String>) -> bool {
+    let before = warnings.len();
+    for record in records {
+        let verdict = record.summary.as_ref().map(|summary| &summary.verdict);
+        if let Some(verdict) = verdict.filter(|verdict| verdict.exit == Exit::Faulty) {
+            let name = record.dir.display();
+            warnings.push(format!("{name} violates correctness: {}", verdict.why));
+        }
+    }
+    warnings.len() > before
 }
 
 /// Whether a figure has changed, and whether for the better.
@@ -355,6 +393,42 @@ mod tests {
         Made { seconds: 2, ..Made::default() }.write(&cut, false);
         let ended = compared(good, vec![cut], false).expect("they can be read");
         assert_eq!(ended.exit, Exit::Invalid);
+    }
+
+    #[test]
+    fn a_correctness_that_is_new_violated_is_a_regression() {
+        let dir = place("compare-faulty");
+        let good = made(&dir, 1, &Made::default());
+        let faulty = |seed| Made { exit: Exit::Faulty, seed, ..Made::default() };
+        let bad = made(&dir, 1, &faulty(5));
+        let ended = compared(good.clone(), bad.clone(), false).expect("they can be read");
+        assert_eq!(ended.exit, Exit::Regression, "{}", ended.text);
+        assert!(ended.text.contains("violates correctness"), "{}", ended.text);
+        let before = compared(bad.clone(), good, false).expect("they can be read");
+        assert_eq!(before.exit, Exit::Pass, "it was so before: {}", before.text);
+        let both = compared(bad, made(&dir, 1, &faulty(6)), false).expect("they can be read");
+        assert_eq!(both.exit, Exit::Pass, "{}", both.text);
+    }
+
+    #[test]
+    fn a_run_is_one_repeat() {
+        let dir = place("compare-twice");
+        let one = made(&dir, 1, &Made::default());
+        let twice = vec![one[0].clone(), dir.join(".").join("0-1-1")];
+        let error = compared(one.clone(), twice, false).expect_err("they are the same");
+        assert!(error.to_string().contains("is given twice"), "{error}");
+        let ended = compared(one.clone(), one, false).expect("both sides may be the same");
+        assert_eq!(ended.exit, Exit::Pass, "{}", ended.text);
+    }
+
+    #[test]
+    fn what_some_repeats_do_not_tell_is_warned_of() {
+        let dir = place("compare-untold");
+        let one = made(&dir, 1, &Made::default());
+        let short = made(&dir, 1, &Made { seed: 2, members: 1, ..Made::default() });
+        let ended = compared(one, short, false).expect("they can be read");
+        let warning = "only 1 and 0 of the repeats tell p999_us";
+        assert!(ended.text.contains(warning), "{}", ended.text);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use flate2::read::ZlibDecoder;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry, LogIteratorError};
 use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 
@@ -15,6 +16,20 @@ use crate::record::{Times, no_times};
 
 /// Digits of the longest histogram in a log, encoded; ours take 200 kB when every count is used.
 const ENCODED_BYTES_MAX: usize = 8 << 20;
+/// Bytes of a histogram when it is not compressed any more: of the widest that there can be.
+const PLAIN_BYTES_MAX: usize = 64 << 20;
+/// What a histogram in the V2 encoding begins with, plain and compressed.
+const PLAIN_COOKIE: u32 = 0x1c84_9313;
+const COMPRESSED_COOKIE: u32 = 0x1c84_9314;
+/// The plain encoding's head: cookie, length of the counts, offset, digits, lowest and highest value,
+/// ratio.
+const HEAD_BYTES: usize = 40;
+/// A count of -2^63 in its variable length. It is no number of anything, and the reader of
+/// histograms cannot turn its sign round.
+const LEAST_COUNT: [u8; 9] = [0xff; 9];
+/// Moments farther than this from a log's start are told from 1970 and not from the start, as
+/// HdrHistogram's own reader has it.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The longest log that is read.
 const LOG_BYTES_MAX: u64 = 4 << 30;
 
@@ -99,11 +114,13 @@ fn parse(bytes: &[u8]) -> Result<Log> {
     if !bytes.is_empty() && !bytes.starts_with(b"#") && !bytes.starts_with(b"\"") {
         bail!("not an HdrHistogram interval log: it does not begin with a comment or a legend");
     }
-    let mut log = Log::default();
+    let (mut log, mut started, mut based) = (Log::default(), Duration::ZERO, false);
     for entry in IntervalLogIterator::new(bytes) {
         match entry {
-            Ok(LogEntry::StartTime(_)) => {}
-            Ok(LogEntry::BaseTime(base)) if log.entries.is_empty() => log.base = base,
+            Ok(LogEntry::StartTime(start)) => started = start,
+            Ok(LogEntry::BaseTime(base)) if log.entries.is_empty() => {
+                (log.base, based) = (base, true);
+            }
             Ok(LogEntry::BaseTime(_)) => bail!("a second base time after the first times"),
             Ok(LogEntry::Interval(interval)) => log.entries.push(Entry {
                 tag: interval.tag().map(|tag| tag.as_str().to_owned()),
@@ -118,6 +135,11 @@ fn parse(bytes: &[u8]) -> Result<Log> {
             }
         }
     }
+    // A log that says no base tells its moments from its start, or from 1970.
+    let first = log.entries.first().map_or(Duration::ZERO, |entry| entry.from);
+    if !based && first < started.saturating_sub(YEAR) {
+        log.base = started;
+    }
     Ok(log)
 }
 
@@ -131,25 +153,67 @@ pub fn encode(times: &Times) -> String {
 
 /// A histogram with the bounds that all times have.
 pub fn decode(text: &str) -> Result<Times> {
-    let read = decode_any(text)?;
+    let plain = plain(text)?;
     let mut times = no_times();
-    // One with other bounds may hold what does not fit in.
-    if (read.low(), read.high(), read.sigfig()) != (times.low(), times.high(), times.sigfig()) {
+    // One with other bounds may hold what does not fit in, and may take far more memory.
+    let [digits, low, high] = bounds(&plain);
+    if (low, high, digits) != (times.low(), times.high(), times.sigfig().into()) {
         bail!("a histogram with other bounds");
     }
+    let read = deserialize(&plain)?;
     times.add(&read).map_err(|error| anyhow!("a histogram that does not fit: {error}"))?;
     Ok(times)
 }
 
 /// A histogram with whatever bounds.
 pub fn decode_any(text: &str) -> Result<Times> {
+    deserialize(&plain(text)?)
+}
+
+/// The plain encoding of a histogram: its whole head, and no fewer bytes behind it than it says.
+/// What is not checked here the reader of histograms takes on trust.
+fn plain(text: &str) -> Result<Vec<u8>> {
     if text.len() > ENCODED_BYTES_MAX {
         bail!("a histogram of {} digits is longer than {ENCODED_BYTES_MAX}", text.len());
     }
     let bytes = STANDARD.decode(text).context("not base64")?;
-    Deserializer::new()
-        .deserialize(&mut bytes.as_slice())
-        .map_err(|error| anyhow!("not a histogram: {error}"))
+    let plain = match bytes.split_at_checked(8) {
+        Some((head, packed)) if head[..4] == COMPRESSED_COOKIE.to_be_bytes() => {
+            let mut plain = Vec::new();
+            let most = PLAIN_BYTES_MAX as u64 + 1;
+            let inflated = ZlibDecoder::new(packed).take(most).read_to_end(&mut plain);
+            inflated.context("not a histogram: it cannot be inflated")?;
+            plain
+        }
+        _ => bytes,
+    };
+    if plain.len() > PLAIN_BYTES_MAX {
+        bail!("not a histogram: it is longer than {PLAIN_BYTES_MAX} bytes");
+    }
+    let Some((head, counts)) = plain.split_at_checked(HEAD_BYTES) else {
+        bail!("not a histogram: it has no whole head");
+    };
+    let told = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
+    if head[..4] != PLAIN_COOKIE.to_be_bytes() || told as usize > counts.len() {
+        bail!("not a histogram: it says {told} bytes of counts and has {}", counts.len());
+    }
+    if counts.windows(LEAST_COUNT.len()).any(|bytes| bytes == LEAST_COUNT) {
+        bail!("not a histogram: it has a count that cannot be");
+    }
+    Ok(plain)
+}
+
+/// The digits that a histogram tells apart, and its lowest and highest value.
+fn bounds(plain: &[u8]) -> [u64; 3] {
+    let number = |at: std::ops::Range<usize>| {
+        plain[at].iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    };
+    [number(12..16), number(16..24), number(24..32)]
+}
+
+fn deserialize(plain: &[u8]) -> Result<Times> {
+    let read = Deserializer::new().deserialize(&mut &*plain);
+    read.map_err(|error| anyhow!("not a histogram: {error}"))
 }
 
 #[cfg(test)]
@@ -212,5 +276,38 @@ mod tests {
         check("AAAA", "not a histogram");
         let narrow = Times::new_with_bounds(1, 1000, 3).expect("the bounds are good");
         check(&encode(&narrow), "other bounds");
+        // The bytes of a good one, with some of them changed before they are packed again.
+        let damaged = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut bytes = plain(&encode(&times(&[17; 300]))).expect("it is one");
+            change(&mut bytes);
+            STANDARD.encode(bytes)
+        };
+        assert_eq!(decode(&damaged(&|_| {})).expect("it need not be packed"), times(&[17; 300]));
+        check(&damaged(&|bytes| bytes[4] = 0xff), "bytes of counts");
+        check(&damaged(&|bytes| bytes.truncate(HEAD_BYTES - 1)), "no whole head");
+        check(&damaged(&|bytes| bytes.truncate(HEAD_BYTES)), "bytes of counts");
+        check(
+            &damaged(&|bytes| {
+                bytes.truncate(HEAD_BYTES);
+                bytes.extend(LEAST_COUNT);
+                bytes[4..8].copy_from_slice(&9_u32.to_be_bytes());
+            }),
+            "a count that cannot be",
+        );
+    }
+
+    #[test]
+    fn moments_are_told_from_the_base_or_else_from_the_start() {
+        let base = |head: &str, from: u64| {
+            let from = Duration::new(from, 500_000_000);
+            let line = Entry::new("x", from, Duration::from_secs(1), &times(&[1])).line();
+            let text = format!("#[Histogram log format version 1.3]\n{head}{line}");
+            read(text.as_bytes()).expect("it is one").0.base.as_secs()
+        };
+        let start = "#[StartTime: 1700000000.0 (seconds since epoch)]\n";
+        assert_eq!(base(start, 3), 1_700_000_000);
+        assert_eq!(base(start, 1_700_000_003), 0, "that is a moment since 1970");
+        let both = format!("{start}#[BaseTime: 0.0 (seconds since epoch)]\n");
+        assert_eq!(base(&both, 3), 0, "what is said goes");
     }
 }

@@ -2,7 +2,7 @@
 
 mod sums;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -23,6 +23,9 @@ use crate::record::{Record, Writer};
 const NS_PER_MS: u64 = 1_000_000;
 /// The most logs or records that are merged at once.
 const INPUTS_MAX: usize = 1000;
+
+/// Letters of a line that a warning repeats.
+const SHOWN_MAX: usize = 120;
 
 /// `merge`.
 #[derive(Debug, Args)]
@@ -100,11 +103,12 @@ fn merge_records(inputs: &[PathBuf], out: &Path, stop: &AtomicBool) -> Result<St
     let mut said = warnings(&records);
     let phases = phases(&records);
     let head = head(&records, &phases);
+    let names = renamed(&records);
     let mut rows = Vec::new();
     let mut events = Vec::new();
     for (place, record) in records.iter().enumerate() {
         let moved = Moved::new(&head, &record.head);
-        let names = renamed(&records, place);
+        let names = &names[place];
         let of = |old: usize| phases.iter().position(|name| *name == record.phase_name(old));
         for row in &record.rows {
             let mut row = row.clone();
@@ -205,7 +209,18 @@ pub fn differences(one: &Head, other: &Head) -> Vec<(&'static str, String, Strin
     };
     let pairs = facts(one).into_iter().zip(facts(other));
     let differ = pairs.filter(|((_, one), (_, other))| one != other);
-    differ.map(|((what, one), (_, other))| (what, one, other)).collect()
+    let shown = differ.map(|((what, one), (_, other))| {
+        let (one, other) = first_difference(&one, &other);
+        (what, one, other)
+    });
+    shown.collect()
+}
+
+/// The first lines that differ, as far as they say enough: a scenario's text is long.
+fn first_difference(one: &str, other: &str) -> (String, String) {
+    let same = one.lines().zip(other.lines()).take_while(|(one, other)| one == other).count();
+    let line = |text: &str| text.lines().nth(same).unwrap_or("").chars().take(SHOWN_MAX).collect();
+    (line(one), line(other))
 }
 
 /// All phases, each name once, in the order of the first record that has it.
@@ -238,20 +253,28 @@ fn head(records: &[Record], phases: &[String]) -> Head {
     head
 }
 
-/// New names for the sources of a record: their own, but with the record's number if another
-/// record has a source of that name.
-fn renamed(records: &[Record], place: usize) -> BTreeMap<String, String> {
-    let sources = |record: &Record| {
-        let names = record.rows.iter().map(|row| row.line.source.clone());
-        names.collect::<std::collections::BTreeSet<_>>()
+/// New names for the sources of each record: their own, but with the record's number if another
+/// record has a source of that name, and once more if that is taken, too.
+fn renamed(records: &[Record]) -> Vec<BTreeMap<String, String>> {
+    let sources = records.iter().map(|record| {
+        let names = record.rows.iter().map(|row| row.line.source.as_str());
+        names.collect::<BTreeSet<_>>()
+    });
+    let sources = sources.collect::<Vec<_>>();
+    let mut owners = BTreeMap::<&str, usize>::new();
+    sources.iter().flatten().for_each(|name| *owners.entry(name).or_default() += 1);
+    let mut taken = owners.keys().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    let mut rename = |place: usize, name: &str| {
+        let mut new = name.to_owned();
+        if owners.get(name).is_some_and(|owners| *owners > 1) {
+            while !taken.insert(new.clone()) {
+                new = format!("r{}-{new}", place + 1);
+            }
+        }
+        (name.to_owned(), new)
     };
-    let taken = records.iter().enumerate().filter(|(other, _)| *other != place);
-    let taken = taken.flat_map(|(_, record)| sources(record)).collect::<Vec<_>>();
-    let rename = |name: String| match taken.contains(&name) {
-        true => (name.clone(), format!("r{}-{name}", place + 1)),
-        false => (name.clone(), name),
-    };
-    sources(&records[place]).into_iter().map(rename).collect()
+    let each = sources.iter().enumerate();
+    each.map(|(place, names)| names.iter().map(|name| rename(place, name)).collect()).collect()
 }
 
 /// The target over time. Of records that were made at the same time only the first that has
@@ -289,8 +312,8 @@ fn check_stop(stop: &AtomicBool) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::latency::summary as percentiles;
     use crate::record::samples::{Made, place};
-    use crate::record::totals::percentiles;
     use crate::record::{Times, no_times};
 
     fn merged(inputs: Vec<PathBuf>, out: &Path) -> String {
@@ -385,6 +408,23 @@ mod tests {
         }
         assert_eq!(percentiles(&sum), percentiles(&all));
         assert_eq!(sum, all);
+    }
+
+    #[test]
+    fn sources_stay_apart_when_what_was_merged_is_merged_again() {
+        let dir = place("merge-again");
+        let (inputs, _) = two(&dir);
+        let once = dir.join("once");
+        merged(inputs.clone(), &once);
+        let out = dir.join("twice");
+        merged(vec![once.clone(), inputs[0].clone(), inputs[1].clone()], &out);
+        let sources = |dir: &Path| {
+            let record = Record::read(dir).expect("it is one");
+            let names = record.rows.iter().map(|row| row.line.source.clone());
+            names.collect::<BTreeSet<_>>().len()
+        };
+        let wanted = sources(&once) + sources(&inputs[0]) + sources(&inputs[1]);
+        assert_eq!(sources(&out), wanted);
     }
 
     #[test]

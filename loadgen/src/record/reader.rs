@@ -1,7 +1,7 @@
 //! Reads a record back: of a run that has ended, or of one that was cut off.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
@@ -110,7 +110,9 @@ fn read(dir: &Path) -> Result<Record> {
         notes.push("the run was cut off: what came of it was never written".to_owned());
     }
     let lines: Vec<Line> = read_lines(&dir.join(INTERVALS), &mut notes)?;
-    let target = read_lines(&dir.join(TARGET), &mut notes)?;
+    let mut target: Vec<TargetSample> = read_lines(&dir.join(TARGET), &mut notes)?;
+    // Whoever looks a moment up relies on their order.
+    target.sort_by_key(|sample| sample.at_ns);
     let events = read_lines(&dir.join(EVENTS), &mut notes)?;
     let mut logs = Logs { dir, began_ns: head.began_ns, open: BTreeMap::new() };
     let rows = lines.into_iter().map(|line| logs.row(line, &mut notes));
@@ -211,16 +213,11 @@ impl Logs<'_> {
     }
 }
 
-/// Whether there is a record in a directory.
-pub fn is_record(dir: &Path) -> bool {
-    fs::metadata(dir.join(RUN)).is_ok_and(|file| file.is_file())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::record::samples::{Made, place};
-    use std::fs::OpenOptions;
+    use std::fs::{self, OpenOptions};
     use std::io::Write;
 
     #[test]

@@ -158,7 +158,6 @@ impl Made {
         let mut measured = Merged::default();
         intervals.iter().filter(|one| one.phase > 0).for_each(|one| measured.add(one));
         let mut measured = measured.all().figures("measured");
-        measured.connects_per_s = phases[0].connects_per_s;
         measured.target_cpu_s = Some(measured.counts.delivered as f64 / 100_000.0 * self.slower);
         let cpu_s = measured.target_cpu_s.unwrap_or(1.0);
         measured.deliveries_per_target_cpu_s = Some(measured.counts.delivered as f64 / cpu_s);

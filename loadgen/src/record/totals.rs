@@ -1,8 +1,8 @@
 //! Intervals of many sources, added up by phase and in all.
 
-use crate::latency::{self, Summary as Percentiles};
+use crate::latency::summary;
 use crate::record::kept::Figures;
-use crate::record::{Counts, Interval, Times, Timings};
+use crate::record::{Counts, Interval, Timings};
 
 const NS_PER_S: f64 = 1e9;
 
@@ -64,11 +64,11 @@ impl Totals {
             from_ns: self.from_ns,
             to_ns: self.to_ns,
             counts: self.counts,
-            latency_us: percentiles(corrected),
-            uncorrected_us: percentiles(uncorrected),
-            lag_us: percentiles(lag),
-            answer_us: percentiles(answer),
-            connect_us: percentiles(connect),
+            latency_us: summary(corrected),
+            uncorrected_us: summary(uncorrected),
+            lag_us: summary(lag),
+            answer_us: summary(answer),
+            connect_us: summary(connect),
             deliveries_per_s: rate(self.counts.delivered),
             admitted_per_s: rate(self.counts.admitted),
             connects_per_s: rate(self.counts.connected),
@@ -117,11 +117,6 @@ pub fn is_odd(source: &str) -> bool {
     ["slow", "misbehaving"].into_iter().any(|odd| {
         source.strip_suffix(odd).is_some_and(|front| front.is_empty() || front.ends_with('-'))
     })
-}
-
-/// Percentiles in microseconds; none of no times.
-pub fn percentiles(times: &Times) -> Option<Percentiles> {
-    latency::summary(times)
 }
 
 #[cfg(test)]

@@ -228,7 +228,9 @@ mod tests {
         let mut writer = Writer::create(&dir, &Made::default().head()).expect("a new one");
         let clocks = [Clock { agent: "far".to_owned(), offset_ns: -5, error_ns: 7 }];
         writer.set_clocks(&clocks);
-        writer.finish(&Made::default().summary(&[])).expect("it is written");
+        writer
+            .finish(&Made::default().summary(&Made::default().intervals()))
+            .expect("it is written");
         assert_eq!(Record::read(&dir).expect("it can be read").head.clocks, clocks);
     }
 

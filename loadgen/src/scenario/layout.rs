@@ -41,8 +41,10 @@ impl Layout {
         self.rooms.first + u64::from(room)
     }
 
-    /// The rooms of client `k`, from 0, all different. The first of client `k` is room `k` as long as
-    /// there are so many: no room is empty if there are as many clients as rooms.
+    /// The rooms of client `k`, from 0, all different. No room is empty if there are as many clients
+    /// as rooms: in a spread that is even and without a hot room clients take the rooms in turn, each
+    /// the next `per_client`; in all others the first room of client `k` is room `k` as long as there
+    /// are so many.
     pub fn rooms_of(&self, k: u32, mut each: impl FnMut(u32)) {
         let per_client = self.per_client();
         if per_client == 1 {

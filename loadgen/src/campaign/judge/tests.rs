@@ -132,6 +132,15 @@ fn late_or_missing_publishes_make_a_run_invalid() {
 }
 
 #[test]
+fn a_worker_that_waits_for_a_core_is_not_believed() {
+    check(Exit::Pass, "", |facts, _| facts.waited = 0.1);
+    check(Exit::Invalid, "waited for a core 11 % of the time", |facts, _| facts.waited = 0.11);
+    let (mut facts, validity) = (sound(), Validity { busy_percent: 100.0, ..bounds() });
+    facts.waited = 0.9;
+    assert_eq!(judge(&facts, &Slo::default(), &validity).exit, Exit::Pass, "nobody asks");
+}
+
+#[test]
 fn a_clock_that_may_be_off_refuses_finer_claims() {
     let clock = |error_ns| {
         move |facts: &mut Facts, _: &mut Slo| {
@@ -144,7 +153,8 @@ fn a_clock_that_may_be_off_refuses_finer_claims() {
 
 #[test]
 fn every_objective_can_be_met_and_missed() {
-    let table: [(&str, fn(&mut Slo) -> &mut Option<f64>, f64, f64); 11] = [
+    type Field = fn(&mut Slo) -> &mut Option<f64>;
+    let table: [(&str, Field, f64, f64); 11] = [
         ("p50_ms", |slo| &mut slo.p50_ms, 2.0, 1.9),
         ("p90_ms", |slo| &mut slo.p90_ms, 2.0, 1.9),
         ("p99_ms", |slo| &mut slo.p99_ms, 10.0, 9.9),
@@ -162,6 +172,7 @@ fn every_objective_can_be_met_and_missed() {
         check(Exit::Missed, name, |_, slo| *field(slo) = Some(missed));
     }
     check(Exit::Missed, "failed_percent is 10", |facts, _| facts.totals.connected = 9);
+    check(Exit::Missed, "failed_percent is 20", |facts, _| facts.totals.failed = 2);
     check(Exit::Missed, "lost_percent is 20", |facts, _| facts.totals.lost = 2);
 }
 

@@ -46,7 +46,9 @@ impl Publisher {
     fn settle(&mut self) -> Result<()> {
         let deadline_ns = now_ns() + SETTLE_MAX_NS;
         let (mut delivered, mut since_ns) = (self.delivered(), now_ns());
-        while now_ns() < deadline_ns.min(since_ns + self.silence_ns) && !self.reporter.is_unheard {
+        while now_ns() < deadline_ns.min(since_ns + self.patience.silence_ns)
+            && !self.reporter.is_unheard
+        {
             self.door.wait(NAP);
             self.step()?;
             let now = self.delivered();
@@ -85,7 +87,7 @@ impl Publisher {
         Stamp { intended_ns, index: 0, lag_us: 0 }.write(payload);
         let rooms = &self.desk.scenario.rooms;
         let post = Post {
-            sent: Sent { room, index: 0, what: Word::End, intended_ns, measured: false },
+            sent: Sent { phase: 0, room, index: 0, what: Word::End, intended_ns, measured: false },
             name: rooms.first + u64::from(room),
             rooms: rooms.count,
             stream: 0,

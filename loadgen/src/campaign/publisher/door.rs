@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use barrage_wire::server::Code;
 use barrage_wire::upstream::{AckMode, PublishHead};
-use barrage_wire::{GatewayFrame, Tail, UpstreamFrame};
+use barrage_wire::{DecodeError, GatewayFrame, Tail, UpstreamFrame};
 
-use super::books::{Sent, Word};
+use super::books::{Refusal, Sent, Word};
 use super::schedule::What;
 use crate::dialect::{self, Protocol};
 use crate::exit::TargetLost;
@@ -39,9 +39,19 @@ pub enum Door {
     Foreign {
         /// Its socket.
         upstream: dialect::Upstream,
-        /// What waits for its answer.
-        open: VecDeque<Sent>,
+        /// What waits for its answer; without answers, for being written.
+        open: VecDeque<Written>,
+        /// Bytes that were written.
+        written: u64,
     },
+}
+
+/// A publish to another server.
+#[derive(Clone, Copy, Debug)]
+pub struct Written {
+    sent: Sent,
+    /// It is on its way when so many bytes were written.
+    at: u64,
 }
 
 /// One publish.
@@ -68,8 +78,10 @@ pub enum Answer<'a> {
     Code(Code, u64),
     /// Another server has taken it.
     Taken,
-    /// Another server has not.
-    Refused(&'a str),
+    /// Its bytes were written, and another server says no more.
+    Written,
+    /// Another server has not taken it.
+    Refused(&'a str, Refusal),
 }
 
 impl Door {
@@ -81,7 +93,7 @@ impl Door {
         }
         if target.protocol != Protocol::Barrage {
             let upstream = dialect::Upstream::connect(target)?;
-            return Ok(Self::Foreign { upstream, open: VecDeque::new() });
+            return Ok(Self::Foreign { upstream, open: VecDeque::new(), written: 0 });
         }
         let address = target.upstream.as_ref().context(
             "the scenario publishes and does not say where: give target.upstream, the gateway's \
@@ -100,7 +112,7 @@ impl Door {
                 upstream.unsent_bytes() <= UNSENT_BYTES_MAX
                     && open.unanswered() < u64::from(upstream.credits)
             }
-            Self::Foreign { upstream, open } => {
+            Self::Foreign { upstream, open, .. } => {
                 upstream.unsent_bytes() <= UNSENT_BYTES_MAX && open.len() < UNANSWERED_MAX
             }
         }
@@ -125,22 +137,18 @@ impl Door {
         unsent == 0 && self.unanswered() == 0
     }
 
-    /// Queues a publish. Whether it will be answered; else it is as good as taken.
-    pub fn publish(&mut self, post: &Post, payload: &[u8]) -> bool {
+    /// Queues a publish. What comes of it is handed out by `receive`.
+    pub fn publish(&mut self, post: &Post, payload: &[u8]) {
         match self {
-            Self::Shut => false,
+            Self::Shut => {}
             Self::Barrage { upstream, open } => {
                 let request = open.open(post.sent);
                 upstream.say(&frame(post, request, payload));
-                true
             }
-            Self::Foreign { upstream, open } => {
+            Self::Foreign { upstream, open, written } => {
                 upstream.publish(post.name, payload);
-                let answers = upstream.answers();
-                if answers {
-                    open.push_back(post.sent);
-                }
-                answers
+                let at = *written + upstream.unsent_bytes() as u64;
+                open.push_back(Written { sent: post.sent, at });
             }
         }
     }
@@ -152,9 +160,14 @@ impl Door {
             Self::Shut => Ok(()),
             Self::Barrage { upstream, .. } => {
                 upstream.keep_alive(now_ns);
-                upstream.flush()
+                upstream.flush().map_err(lost)
             }
-            Self::Foreign { upstream, .. } => upstream.flush(),
+            Self::Foreign { upstream, written, .. } => {
+                let before = upstream.unsent_bytes();
+                let flushed = upstream.flush();
+                *written += (before - upstream.unsent_bytes()) as u64;
+                flushed
+            }
         }
     }
 
@@ -167,29 +180,60 @@ impl Door {
         }
     }
 
-    /// Hands out the answers that have come. Fails when the connection has ended.
+    /// Hands out the answers that have come, or what was written where there are none. Fails when
+    /// the connection has ended.
     pub fn receive(&mut self, sink: &mut dyn FnMut(Sent, Answer<'_>)) -> Result<()> {
         match self {
             Self::Shut => Ok(()),
-            Self::Barrage { upstream, open } => upstream.receive(&mut |frame| {
-                if let GatewayFrame::Replies { replies, .. } = frame {
-                    for reply in replies.iter() {
-                        if let Some(sent) = open.close(reply.request) {
-                            sink(sent, Answer::Code(reply.code, reply.seq));
+            Self::Barrage { upstream, open } => {
+                let received = upstream.receive(&mut |frame| {
+                    if let GatewayFrame::Replies { replies, .. } = frame {
+                        for reply in replies.iter() {
+                            if let Some(sent) = open.close(reply.request) {
+                                sink(sent, Answer::Code(reply.code, reply.seq));
+                            }
                         }
                     }
+                    Ok(())
+                });
+                received.map_err(lost)
+            }
+            Self::Foreign { upstream, open, written } if !upstream.answers() => {
+                while let Some(first) = open.pop_front_if(|first| first.at <= *written) {
+                    sink(first.sent, Answer::Written);
                 }
-                Ok(())
-            }),
-            Self::Foreign { upstream, open } => upstream.receive(&mut |answer| {
+                upstream.receive(&mut |_| {})
+            }
+            Self::Foreign { upstream, open, .. } => upstream.receive(&mut |answer| {
                 // Nobody asked for an answer to nothing.
-                let Some(sent) = open.pop_front() else { return };
+                let Some(Written { sent, .. }) = open.pop_front() else { return };
                 match answer {
                     dialect::Answer::Taken => sink(sent, Answer::Taken),
-                    dialect::Answer::Refused(why) => sink(sent, Answer::Refused(why)),
+                    dialect::Answer::Refused(why) => {
+                        sink(sent, Answer::Refused(why, refusal(why)));
+                    }
                 }
             }),
         }
+    }
+}
+
+/// A gateway that has closed or reset the connection has gone; one whose bytes are not the protocol
+/// is still there.
+fn lost(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref::<DecodeError>() {
+        Some(_) => error,
+        None => TargetLost(format!("{error:#}")).into(),
+    }
+}
+
+/// What a refusal says about members. Redis refuses what it does not do, and a web server a request
+/// that it does not like (4xx); a server that fails (5xx) may have passed it on before.
+fn refusal(why: &str) -> Refusal {
+    let status = why.strip_prefix("HTTP/").and_then(|line| line.split(' ').nth(1));
+    match status {
+        Some(status) if !status.starts_with('4') => Refusal::Unsure,
+        Some(_) | None => Refusal::Sure,
     }
 }
 
@@ -220,5 +264,29 @@ fn frame<'a>(post: &Post, request: u32, payload: &'a [u8]) -> UpstreamFrame<'a> 
             let head = PublishHead { kind: kind::END, ..head };
             UpstreamFrame::PublishRoom { head, room, payload }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_that_closes_is_lost_and_one_that_speaks_otherwise_is_not() {
+        let is_lost = |error| lost(error).is::<TargetLost>();
+        assert!(is_lost(anyhow::anyhow!("closed")));
+        let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        assert!(is_lost(anyhow::Error::from(reset).context("broke")));
+        assert!(!is_lost(DecodeError::FrameTooLong { bytes: 2, max: 1 }.into()));
+    }
+
+    #[test]
+    fn only_a_server_that_fails_may_have_passed_it_on() {
+        let check = |why, expected| assert_eq!(refusal(why), expected, "{why}");
+        check("OOM command not allowed", Refusal::Sure);
+        check("HTTP/1.1 403 Forbidden", Refusal::Sure);
+        check("HTTP/1.1 413", Refusal::Sure);
+        check("HTTP/1.1 502 Bad Gateway", Refusal::Unsure);
+        check("HTTP/1.1 302 Found", Refusal::Unsure);
     }
 }

@@ -22,9 +22,10 @@ pub struct Reporter {
     worker: usize,
     /// The interval under way; none before the first phase.
     open: Option<Open>,
-    /// What was told so far.
-    told: Counts,
-    timings: Timings,
+    /// What was told so far, by phase.
+    told: Vec<Counts>,
+    /// What was timed since, by phase.
+    timings: Vec<Option<Box<Timings>>>,
     busy: f64,
     /// Whether nobody listens any more.
     pub is_unheard: bool,
@@ -37,20 +38,24 @@ struct Open {
 }
 
 impl Reporter {
-    /// For who reports at that place.
-    pub fn new(reports: Sender<Report>, worker: usize) -> Self {
-        let (open, told, timings) = (None, Counts::default(), Timings::default());
-        Self { reports, worker, open, told, timings, busy: 0.0, is_unheard: false }
+    /// For who reports at that place, of so many phases.
+    pub fn new(reports: Sender<Report>, worker: usize, phases: usize) -> Self {
+        let (told, timings) = (vec![Counts::default(); phases], vec![None; phases]);
+        Self { reports, worker, open: None, told, timings, busy: 0.0, is_unheard: false }
     }
 
-    /// A message was sent so much later than intended.
-    pub fn lag(&mut self, ns: u64) {
-        self.timings.lag.saturating_record(ns / NS_PER_US);
+    /// A message of a phase was sent so much later than intended.
+    pub fn lag(&mut self, phase: usize, ns: u64) {
+        self.timings(phase).lag.saturating_record(ns / NS_PER_US);
     }
 
-    /// An answer came so long after its message was to be sent.
-    pub fn answer(&mut self, ns: u64) {
-        self.timings.answer.saturating_record(ns / NS_PER_US);
+    /// An answer came so long after its message, of a phase, was to be sent.
+    pub fn answer(&mut self, phase: usize, ns: u64) {
+        self.timings(phase).answer.saturating_record(ns / NS_PER_US);
+    }
+
+    fn timings(&mut self, phase: usize) -> &mut Timings {
+        self.timings[phase].get_or_insert_default()
     }
 
     /// Whether an interval is over.
@@ -58,37 +63,47 @@ impl Reporter {
         self.open.as_ref().is_some_and(|open| now_ns >= open.from_ns + INTERVAL_NS)
     }
 
-    /// Tells what has come since the last interval; the next one begins, in the same phase.
-    pub fn tell(&mut self, counts: &Counts, now_ns: u64) {
+    /// Tells what has come since the last interval, by phase; the next one begins, in the same
+    /// phase. A phase that is over has an interval of its own if anything has come of it.
+    pub fn tell(&mut self, counts: &[Counts], now_ns: u64) {
         let cpu = thread_cpu_time();
         let Some(open) = &mut self.open else { return };
-        let elapsed_ns = now_ns.saturating_sub(open.from_ns);
+        let (present, from_ns) = (open.phase, open.from_ns);
+        let elapsed_ns = now_ns.saturating_sub(from_ns);
         if elapsed_ns >= BUSY_NS_MIN {
             self.busy = (cpu - open.cpu).as_nanos() as f64 / elapsed_ns as f64;
         }
-        let interval = Interval {
-            source: SOURCE.to_owned(),
-            phase: open.phase,
-            from_ns: open.from_ns,
-            to_ns: now_ns,
-            ready: 0,
-            busy: self.busy,
-            counts: counts.since(&self.told),
-            timings: std::mem::take(&mut self.timings),
-        };
-        (open.from_ns, open.cpu, self.told) = (now_ns, cpu, *counts);
-        self.say(What::Interval(Box::new(interval)));
+        (open.from_ns, open.cpu) = (now_ns, cpu);
+        for (phase, counts) in counts.iter().enumerate() {
+            let timings = self.timings[phase].take();
+            let told = std::mem::replace(&mut self.told[phase], *counts);
+            if phase != present && timings.is_none() && *counts == told {
+                continue;
+            }
+            let interval = Interval {
+                source: SOURCE.to_owned(),
+                phase,
+                from_ns,
+                to_ns: now_ns,
+                ready: 0,
+                busy: self.busy,
+                counts: counts.since(&told),
+                timings: timings.map(|timings| *timings).unwrap_or_default(),
+            };
+            self.say(What::Interval(Box::new(interval)));
+        }
     }
 
     /// From now on intervals belong to another phase.
-    pub fn turn(&mut self, phase: usize, counts: &Counts, now_ns: u64) {
+    pub fn turn(&mut self, phase: usize, counts: &[Counts], now_ns: u64) {
         self.tell(counts, now_ns);
         self.open = Some(Open { phase, from_ns: now_ns, cpu: thread_cpu_time() });
     }
 
-    /// The thread ends because of an error.
-    pub fn broken(&mut self, why: &str) {
-        self.say(What::Broken(why.to_owned()));
+    /// The thread ends because of an error; whether it is that the target has gone.
+    pub fn broken(&mut self, why: &str, target_lost: bool) {
+        let why = why.to_owned();
+        self.say(if target_lost { What::Lost(why) } else { What::Broken(why) });
     }
 
     fn say(&mut self, what: What) {

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
 
-use barrage_wire::limits::{PROTOCOL_VERSION, UPSTREAM_BODY_BYTES_MAX};
+use barrage_wire::limits::{PAYLOAD_BYTES_MAX, PROTOCOL_VERSION, UPSTREAM_BODY_BYTES_MAX};
 use barrage_wire::server::Code;
 use barrage_wire::upstream::PublishReply;
 use barrage_wire::{GatewayFrame, List, UpstreamFrame, split};
@@ -18,7 +18,7 @@ use super::*;
 use crate::clock::{SECOND_NS, now_ns};
 use crate::exit::{Exit, TargetLost};
 use crate::orders::What;
-use crate::record::Interval;
+use crate::record::{Interval, Timings};
 use crate::scenario::{Arrival, Rate, Stream};
 use crate::stamp::Stamp;
 use crate::watch::kind;
@@ -110,13 +110,32 @@ struct Left {
     published: Published,
     intervals: Vec<Interval>,
     broken: Vec<String>,
+    lost: Vec<String>,
 }
 
+impl Left {
+    /// Everything that was told of a phase.
+    fn phase(&self, phase: usize) -> (Counts, Timings) {
+        let (mut counts, mut timings) = (Counts::default(), Timings::default());
+        for interval in self.intervals.iter().filter(|interval| interval.phase == phase) {
+            counts.add(&interval.counts);
+            timings.add(&interval.timings);
+        }
+        (counts, timings)
+    }
+}
+
+const HASTE: Patience = Patience { silence_ns: HUNDRED_MS, backlog_ns: BACKLOG_MAX_NS };
+
 fn work(scenario: Scenario, workers: Vec<Arc<Shared>>) -> Desked {
+    work_with(HASTE, scenario, workers)
+}
+
+fn work_with(patience: Patience, scenario: Scenario, workers: Vec<Arc<Shared>>) -> Desked {
     let (says, hears) = mpsc::channel();
     let (tells, reports) = mpsc::channel();
     let desk = Desk { scenario: Arc::new(scenario), core: None, workers, worker: 9 };
-    let thread = start(desk, hears, tells, HUNDRED_MS).unwrap();
+    let thread = start(desk, hears, tells, patience).unwrap();
     Desked { says, reports, thread }
 }
 
@@ -130,12 +149,14 @@ impl Desked {
     fn left(self) -> Left {
         let published = self.thread.join().unwrap().unwrap();
         drop(self.says);
-        let mut left = Left { published, intervals: Vec::new(), broken: Vec::new() };
+        let (intervals, broken, lost) = (Vec::new(), Vec::new(), Vec::new());
+        let mut left = Left { published, intervals, broken, lost };
         for report in self.reports {
             assert_eq!(report.worker, 9);
             match report.what {
                 What::Interval(interval) => left.intervals.push(*interval),
                 What::Broken(why) => left.broken.push(why),
+                What::Lost(why) => left.lost.push(why),
                 other => panic!("{other:?}"),
             }
         }
@@ -182,19 +203,12 @@ fn messages_are_sent_as_scheduled_and_answers_counted() {
     assert_eq!(left.published.refused["Limited"], 20);
     let last_seqs: Vec<u64> = left.published.rooms.iter().map(|room| room.last_seq).collect();
     assert_eq!(last_seqs, [400, 390], "what was limited has no number");
-    assert_eq!((left.published.open, left.published.broken), (0, None));
-    let by_phase = |phase| {
-        let mut own = (0, 0, 0);
-        for interval in left.intervals.iter().filter(|interval| interval.phase == phase) {
-            own.0 += interval.counts.published;
-            own.1 += interval.timings.lag.len();
-            own.2 += interval.timings.answer.len();
-        }
-        own
-    };
-    let (one, two) = (by_phase(0), by_phase(1));
-    assert_eq!((one.0 + two.0, one.0, two.0), (80, 40, 40));
-    assert_eq!((one.1, two.1, one.2 + two.2), (20, 20, 40), "the warm-up is not timed");
+    assert_eq!((left.published.open, left.published.broken.as_ref()), (0, None));
+    for (counts, timings) in [left.phase(0), left.phase(1)] {
+        assert_eq!([counts.offered, counts.published, counts.admitted], [40, 40, 30]);
+        let timed = (timings.lag.len(), timings.answer.len());
+        assert_eq!(timed, (20, 20), "the warm-up is not timed");
+    }
 }
 
 #[test]
@@ -239,6 +253,56 @@ fn what_could_not_be_sent_in_its_phase_was_offered() {
     let published = desked.thread.join().unwrap().unwrap();
     assert_eq!([published.counts.published, published.counts.unanswered], [2, 2]);
     assert_eq!(seen.join().unwrap().len(), 2);
+}
+
+/// A gateway of one credit that leaves the n-th publish without an answer for so long.
+fn stalling(n: u64, ns: u64) -> (SocketAddr, JoinHandle<Vec<Seen>>) {
+    gateway(1, move |now, _| {
+        if now == n {
+            std::thread::sleep(std::time::Duration::from_nanos(ns));
+        }
+        Some((Code::Ok, now + 1))
+    })
+}
+
+#[test]
+fn what_is_held_back_at_the_end_of_a_phase_is_sent_after_it_and_belongs_to_it() {
+    let (address, seen) = stalling(30, 5 * HUNDRED_MS);
+    let desked = work(scenario_at(address, 1, fixed(100.0)), Vec::new());
+    let start_ns = now_ns();
+    let turn_ns = start_ns + 4 * HUNDRED_MS;
+    desked.phase(0, start_ns, turn_ns);
+    desked.phase(1, turn_ns, turn_ns + 3 * HUNDRED_MS);
+    // The end comes while much is held back.
+    let left = desked.close_after(turn_ns + 3 * HUNDRED_MS);
+    let is_scheduled =
+        |(n, seen): (u64, &Seen)| seen.stamp.intended_ns == start_ns + n * SECOND_NS / 100;
+    assert!((0..).zip(&seen.join().unwrap()).all(is_scheduled), "in order of time");
+    let [(one, one_timed), (two, two_timed)] = [0, 1].map(|phase| left.phase(phase));
+    assert_eq!([one.offered, one.published, one.admitted], [40; 3]);
+    assert_eq!([two.offered, two.published, two.admitted], [30; 3]);
+    assert_eq!([&one_timed.lag, &one_timed.answer].map(|times| times.len()), [30; 2]);
+    assert!(one_timed.lag.max() > 450_000, "{}", one_timed.lag.max());
+    assert!(one_timed.answer.max() > 480_000, "{}", one_timed.answer.max());
+    assert_eq!([&two_timed.lag, &two_timed.answer].map(|times| times.len()), [20; 2]);
+}
+
+#[test]
+fn what_is_held_back_for_too_long_was_offered_and_delays_no_phase() {
+    let (address, seen) = stalling(0, 6 * HUNDRED_MS);
+    let patience = Patience { backlog_ns: 2 * HUNDRED_MS, ..HASTE };
+    let desked = work_with(patience, scenario_at(address, 1, fixed(100.0)), Vec::new());
+    let start_ns = now_ns();
+    let turn_ns = start_ns + 2 * HUNDRED_MS;
+    desked.phase(0, start_ns, turn_ns);
+    desked.phase(1, turn_ns, turn_ns + 5 * HUNDRED_MS);
+    let left = desked.close_after(turn_ns + 5 * HUNDRED_MS);
+    let seen = seen.join().unwrap();
+    let [one, two] = [0, 1].map(|phase| left.phase(phase).0);
+    assert_eq!([one.offered, one.published, two.offered, two.published], [20, 1, 50, 50]);
+    assert!(seen[1..].iter().all(|seen| seen.stamp.intended_ns >= turn_ns));
+    let indices = (1..).zip(&seen).map(|(n, seen)| n == seen.stamp.index);
+    assert!(indices.fold(true, |all, is_next| all && is_next), "nobody misses what was not sent");
 }
 
 #[test]
@@ -326,8 +390,11 @@ fn a_gateway_that_goes_away_is_told_at_once() {
     desked.phase(0, now_ns(), now_ns() + 600 * SECOND_NS);
     let left = desked.left();
     assert!(seen.join().is_err());
-    assert_eq!(left.broken.len(), 1, "{:?}", left.broken);
-    assert_eq!(left.published.broken.as_ref(), left.broken.first());
+    assert_eq!((left.lost.len(), left.broken), (1, Vec::new()));
+    assert_eq!(
+        (left.published.broken.as_ref(), left.published.target_lost),
+        (left.lost.first(), true)
+    );
     assert_eq!(left.published.rooms[0].last_seq, 3);
     assert!(left.published.counts.offered < 1000, "what was not due was not offered");
 }
@@ -380,7 +447,42 @@ fn another_server_numbers_messages_by_their_place_in_the_room() {
     assert_eq!(left.published.refused.values().sum::<u64>(), 1);
     assert!(left.published.refused.keys().all(|why| why.contains("OOM")));
     let sum = |of: fn(&Let) -> u64| left.published.rooms.iter().map(of).sum::<u64>();
-    assert_eq!(sum(|room| room.last_seq), handled, "each is a number, and none ends a room");
+    // The index of what was refused is given again, if nothing was sent behind it.
+    assert!(left.published.unsure <= 1);
+    assert_eq!(sum(|room| room.last_seq), handled - 1 + left.published.unsure);
     assert_eq!((sum(|room| room.admitted), sum(|room| room.taps)), (handled - 1, 0));
-    assert_eq!((left.published.open, left.published.broken), (0, None));
+    assert_eq!((left.published.open, left.published.broken), (left.published.unsure, None));
+}
+
+#[test]
+fn what_is_not_answered_is_taken_when_it_was_written() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut stream = fixed(10_000.0).remove(0);
+    stream.size = (PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MAX);
+    let mut scenario = scenario_at(listener.local_addr().unwrap(), 1, vec![stream]);
+    scenario.target.protocol = crate::dialect::Protocol::Mqtt;
+    let (tells, hears) = mpsc::channel();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(&[0x20, 2, 0, 0]).unwrap();
+        // It reads nothing, and goes when it is told.
+        hears.recv()
+    });
+    let desked = work(scenario, Vec::new());
+    desked.phase(0, now_ns(), now_ns() + 600 * SECOND_NS);
+    let (mut published, mut stalled) = (0, false);
+    while !stalled {
+        let What::Interval(interval) = desked.reports.recv().unwrap().what else { panic!() };
+        published += interval.counts.published;
+        stalled = interval.counts.published == 0;
+    }
+    tells.send(()).unwrap();
+    server.join().unwrap().unwrap();
+    let left = desked.thread.join().unwrap().unwrap();
+    let counts = left.counts;
+    assert_eq!((counts.published, left.target_lost), (published, true));
+    assert!(counts.admitted > 0 && left.rooms[0].last_seq == counts.admitted, "{counts:?}");
+    // What was queued last was never written.
+    assert!(counts.unanswered > 1, "{counts:?}");
+    assert_eq!(counts.unanswered, counts.published - counts.admitted);
 }

@@ -13,8 +13,9 @@ use super::door::{Answer, Door, Post};
 use super::reporter::Reporter;
 use super::schedule::{Act, Plan, Schedule, What};
 use super::window::Window;
-use super::{Desk, Published, Say};
+use super::{Desk, Patience, Published, Say};
 use crate::clock::{now_ns, run_promptly, sleep_precisely, until};
+use crate::exit::TargetLost;
 use crate::orders::Report;
 use crate::scenario::layout::Layout;
 use crate::scenario::{Rate, Stream, StreamKind};
@@ -29,6 +30,8 @@ pub const NAP: Duration = Duration::from_millis(5);
 const NAP_WINDOW: Duration = Duration::from_micros(100);
 /// When the next message is so late at the end of an interval, what is due is counted ahead.
 const BEHIND_NS: u64 = 50_000_000;
+/// Phases that may have something left at a time; of shorter ones the oldest is given up.
+const TAILS_MAX: usize = 8;
 
 /// The publisher.
 pub struct Publisher {
@@ -39,6 +42,8 @@ pub struct Publisher {
     /// What was said and is not in force yet: at most one for each phase.
     next: VecDeque<Say>,
     playing: Option<Playing>,
+    /// What is left of phases that are over, the oldest first.
+    tails: VecDeque<Tail>,
     pub(super) books: Books,
     pub(super) reporter: Reporter,
     pub(super) payload: Vec<u8>,
@@ -46,12 +51,13 @@ pub struct Publisher {
     pub(super) merges: bool,
     /// Whether the leader has gone.
     pub(super) is_alone: bool,
-    /// After silence for so long nothing that was merged is still to come.
-    pub(super) silence_ns: u64,
+    pub(super) patience: Patience,
 }
 
 /// A phase that publishes.
 struct Playing {
+    /// The phase, by its place in the scenario.
+    phase: usize,
     from_ns: u64,
     to_ns: u64,
     schedule: Schedule,
@@ -59,9 +65,25 @@ struct Playing {
     ahead: Option<(Schedule, u64)>,
     /// What the schedule has handed out.
     handed: u64,
-    /// What was offered before the phase.
-    offered: u64,
     window: Window,
+}
+
+/// What was due in a phase that is over, and was held back by the target.
+struct Tail {
+    phase: usize,
+    from_ns: u64,
+    /// When it is given up: then it was offered and not published.
+    until_ns: u64,
+    /// What is left of the schedule. All of it is due.
+    schedule: Schedule,
+}
+
+/// What is to be sent now.
+#[derive(Clone, Copy, Debug)]
+struct Due {
+    act: Act,
+    phase: usize,
+    measured: bool,
 }
 
 impl Publisher {
@@ -71,7 +93,7 @@ impl Publisher {
         door: Door,
         says: Receiver<Say>,
         reports: Sender<Report>,
-        silence_ns: u64,
+        patience: Patience,
     ) -> Self {
         let scenario = &desk.scenario;
         let sizes = scenario.streams.iter().flat_map(|stream| [stream.size.0, stream.size.1]);
@@ -81,12 +103,13 @@ impl Publisher {
             says,
             next: VecDeque::new(),
             playing: None,
-            books: Books::new(scenario.rooms.count),
-            reporter: Reporter::new(reports, desk.worker),
+            tails: VecDeque::new(),
+            books: Books::new(scenario.rooms.count, scenario.phases.len()),
+            reporter: Reporter::new(reports, desk.worker, scenario.phases.len()),
             payload: vec![0; sizes.fold(STAMP_BYTES, usize::max)],
             merges: false,
             is_alone: false,
-            silence_ns,
+            patience,
             desk,
         }
     }
@@ -96,13 +119,15 @@ impl Publisher {
         let end = self.settle_down().and_then(|()| self.work());
         self.finish(now_ns());
         let end = end.and_then(|()| self.close());
-        let broken = end.err().map(|error| format!("{error:#}"));
-        self.books.counts.unanswered = self.books.unanswered();
-        self.reporter.tell(&self.books.counts, now_ns());
+        self.books.settle();
+        self.reporter.tell(self.books.phases(), now_ns());
+        let error = end.err();
+        let target_lost = error.as_ref().is_some_and(|error| error.is::<TargetLost>());
+        let broken = error.map(|error| format!("{error:#}"));
         if let Some(why) = &broken {
-            self.reporter.broken(why);
+            self.reporter.broken(why, target_lost);
         }
-        Ok(self.books.close(self.merges, broken))
+        Ok(Published { broken, target_lost, ..self.books.close(self.merges) })
     }
 
     fn settle_down(&self) -> Result<()> {
@@ -138,53 +163,55 @@ impl Publisher {
         self.receive()?;
         if self.reporter.is_due(now) {
             self.count_offered(now);
-            self.reporter.tell(&self.books.counts, now_ns());
+            self.reporter.tell(self.books.phases(), now_ns());
         }
         Ok(())
     }
 
-    /// Listens to the leader. To close is in force at once, whatever else was said.
+    /// Listens to the leader. To close is in force at once, whatever else was said, and the last word.
     fn hear(&mut self) {
         self.is_alone |= self.reporter.is_unheard;
-        loop {
-            let say = match self.says.try_recv() {
-                Ok(say) => say,
+        while !self.is_closing() {
+            match self.says.try_recv() {
+                Ok(Say::Close) => self.next = VecDeque::from([Say::Close]),
+                Ok(say) => self.next.push_back(say),
                 Err(TryRecvError::Empty) if !self.is_alone => break,
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => {
                     self.is_alone = true;
-                    Say::Close
+                    self.next = VecDeque::from([Say::Close]);
                 }
-            };
-            let is_close = matches!(say, Say::Close);
-            if is_close {
-                self.next.clear();
-            }
-            self.next.push_back(say);
-            if is_close {
-                break;
             }
         }
-        if let (Some(Say::Phase { start_ns, .. }), Some(playing)) =
-            (self.next.front(), &mut self.playing)
-        {
-            playing.end_at(*start_ns);
+        let end_ns = match self.next.front() {
+            Some(Say::Phase { start_ns, .. }) => *start_ns,
+            Some(Say::Close) => now_ns(),
+            None => return,
+        };
+        if let Some(playing) = &mut self.playing {
+            playing.end_at(end_ns);
         }
+    }
+
+    fn is_closing(&self) -> bool {
+        matches!(self.next.front(), Some(Say::Close))
     }
 
     /// Ends a phase that is over and begins the next one. Whether all is over.
     fn take_turn(&mut self, now: u64) -> bool {
-        let stopped = self.desk.workers.iter().any(|shared| shared.stopped());
-        let is_over = self.playing.as_ref().is_some_and(|playing| now >= playing.to_ns);
-        let is_closed = matches!(self.next.front(), Some(Say::Close));
-        if (is_over || is_closed) && !stopped {
-            // The last messages came due since we looked: one batch, so that a backlog stays one.
-            self.say_due();
-        }
-        if is_over || stopped {
+        let stopped = self.is_alone || self.desk.workers.iter().any(|shared| shared.stopped());
+        if stopped {
             self.finish(now);
+            self.tails.clear();
         }
+        if self.playing.as_ref().is_some_and(|playing| now >= playing.to_ns) {
+            // The last messages came due since we looked: they are no backlog yet.
+            self.say_due();
+            self.hold_over(now);
+        }
+        self.tails.retain(|tail| now < tail.until_ns);
         match self.next.pop_front() {
-            Some(Say::Close) => return true,
+            Some(Say::Close) if self.tails.is_empty() => return true,
+            Some(Say::Close) => self.next.push_front(Say::Close),
             Some(say) if self.playing.is_some() => self.next.push_front(say),
             Some(Say::Phase { index, start_ns, from_ns, to_ns, members }) => {
                 // A run that is stopped goes on with its phases, but says nothing in them.
@@ -198,29 +225,45 @@ impl Publisher {
 
     fn begin(&mut self, phase: usize, [start_ns, from_ns, to_ns]: [u64; 3], members: &[u32]) {
         let now = now_ns();
-        self.reporter.turn(phase, &self.books.counts, now);
+        self.reporter.turn(phase, self.books.phases(), now);
         let scenario = &self.desk.scenario;
         let plan = Plan { scenario, phase, members, start_ns, to_ns };
         self.playing = Some(Playing {
+            phase,
             from_ns,
             to_ns,
             schedule: Schedule::new(&plan, &self.layout),
             ahead: None,
             handed: 0,
-            offered: self.books.counts.offered,
             window: Window::new(self.books.sent(), self.known(), now),
         });
     }
 
-    /// Ends the phase: what was due and could not be sent stays offered.
+    /// Ends the phase now: what was due and could not be sent stays offered.
     fn finish(&mut self, now: u64) {
         let Some(mut playing) = self.playing.take() else { return };
-        self.books.counts.offered = playing.offered + playing.handed + playing.schedule.pass(now);
+        self.books.offer(playing.phase, playing.handed + playing.schedule.pass(now));
+    }
+
+    /// Ends the phase. What was due in it and is held back by the target is still to be sent: it
+    /// would have the worst latencies of all.
+    fn hold_over(&mut self, now: u64) {
+        let Some(playing) = self.playing.take() else { return };
+        let Playing { phase, from_ns, schedule, handed, .. } = playing;
+        if schedule.next_ns().is_none() {
+            return self.books.offer(phase, handed);
+        }
+        self.books.offer(phase, handed + schedule.clone().pass(now));
+        if self.tails.len() == TAILS_MAX {
+            self.tails.pop_front();
+        }
+        let until_ns = now + self.patience.backlog_ns;
+        self.tails.push_back(Tail { phase, from_ns, until_ns, schedule });
     }
 
     fn count_offered(&mut self, now: u64) {
         if let Some(playing) = &mut self.playing {
-            self.books.counts.offered = playing.offered + playing.due(now);
+            self.books.offer(playing.phase, playing.due(now));
         }
     }
 
@@ -228,17 +271,28 @@ impl Publisher {
     fn say_due(&mut self) {
         let first = self.on_their_way();
         for on_their_way in first..first + BATCH_MAX {
-            let now = now_ns();
-            let Some(playing) = self.playing.as_mut().filter(|_| self.door.may_send()) else {
+            if !self.door.may_send() {
                 return;
-            };
-            let schedule = &mut playing.schedule;
-            let act = schedule.due(now).or_else(|| schedule.fill(on_their_way, now));
-            let Some(act) = act else { return };
-            playing.handed += 1;
-            let measured = act.at_ns >= playing.from_ns;
-            self.say(&act, measured, now);
+            }
+            let now = now_ns();
+            let Some(due) = self.next_due(on_their_way, now) else { return };
+            self.say(&due, now);
         }
+    }
+
+    /// What is due, in order of time: what is left of earlier phases comes first.
+    fn next_due(&mut self, on_their_way: u64, now: u64) -> Option<Due> {
+        while let Some(tail) = self.tails.front_mut() {
+            if let Some(act) = tail.schedule.due(now) {
+                return Some(Due { act, phase: tail.phase, measured: act.at_ns >= tail.from_ns });
+            }
+            self.tails.pop_front();
+        }
+        let playing = self.playing.as_mut()?;
+        let schedule = &mut playing.schedule;
+        let act = schedule.due(now).or_else(|| schedule.fill(on_their_way, now))?;
+        playing.handed += 1;
+        Some(Due { act, phase: playing.phase, measured: act.at_ns >= playing.from_ns })
     }
 
     /// How many messages are on their way to members; only windows want to know.
@@ -253,38 +307,42 @@ impl Publisher {
         }
     }
 
-    fn say(&mut self, act: &Act, measured: bool, now: u64) {
-        let Act { at_ns: intended_ns, stream, room, category, size, what } = *act;
+    fn say(&mut self, due: &Due, now: u64) {
+        let Due { act, phase, measured } = *due;
+        let Act { at_ns: intended_ns, stream, room, category, size, what } = act;
         let lag_ns = now.saturating_sub(intended_ns);
         if measured {
-            self.reporter.lag(lag_ns);
+            self.reporter.lag(phase, lag_ns);
         }
         self.merges |= !matches!(what, What::Message) && matches!(self.door, Door::Barrage { .. });
-        let index = self.books.publish(room);
+        let index = self.books.publish(phase, room);
         let lag_us = u32::try_from(lag_ns / 1000).unwrap_or(u32::MAX);
         let payload = &mut self.payload[..size.max(STAMP_BYTES)];
         Stamp { intended_ns, index, lag_us }.write(payload);
-        let sent = Sent { room, index, what: Word::Said(what), intended_ns, measured };
         let scenario = &self.desk.scenario;
         let post = Post {
-            sent,
+            sent: Sent { phase, room, index, what: Word::Said(what), intended_ns, measured },
             name: self.layout.id(room),
             rooms: scenario.rooms.count,
             stream,
             category,
             ack: scenario.streams[stream].ack,
         };
-        if !self.door.publish(&post, payload) {
-            self.books.written(room, index);
-        }
+        self.door.publish(&post, payload);
     }
 
     /// Sleeps until something is due.
     fn rest(&self) {
-        let Some(playing) = &self.playing else { return self.door.wait(NAP) };
-        let nap = if playing.schedule.window().is_some() { NAP_WINDOW } else { NAP };
-        let due_ns = playing.schedule.next_ns().unwrap_or(playing.to_ns);
-        let left = until(due_ns.min(playing.to_ns));
+        let (due_ns, is_window) = match &self.playing {
+            Some(playing) => {
+                let due_ns = playing.schedule.next_ns().unwrap_or(playing.to_ns);
+                (due_ns.min(playing.to_ns), playing.schedule.window().is_some())
+            }
+            None => (u64::MAX, false),
+        };
+        let due_ns = if self.tails.is_empty() { due_ns } else { 0 };
+        let nap = if is_window { NAP_WINDOW } else { NAP };
+        let left = until(due_ns);
         if left.is_zero() && self.door.may_send() {
             return;
         }
@@ -297,14 +355,14 @@ impl Publisher {
         let Self { door, books, reporter, .. } = self;
         let mut now = None;
         door.receive(&mut |sent, answer| {
-            if sent.measured {
+            if sent.measured && !matches!(answer, Answer::Written) {
                 let now = *now.get_or_insert_with(now_ns);
-                reporter.answer(now.saturating_sub(sent.intended_ns));
+                reporter.answer(sent.phase, now.saturating_sub(sent.intended_ns));
             }
             match answer {
                 Answer::Code(code, seq) => books.reply(&sent, code, seq),
-                Answer::Taken => books.written(sent.room, sent.index),
-                Answer::Refused(why) => books.refuse(why),
+                Answer::Taken | Answer::Written => books.taken(&sent),
+                Answer::Refused(why, refusal) => books.refuse(&sent, why, refusal),
             }
         })
     }

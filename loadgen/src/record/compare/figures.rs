@@ -92,7 +92,7 @@ impl Figure {
                 measured.deliveries_per_target_cpu_s.filter(|per| *per > 0.0).map(|per| 1e6 / per)
             }
             Self::TargetBytes => summary.target_bytes_per_client,
-            Self::Connects => measured.connects_per_s,
+            Self::Connects => connects_per_s(summary),
         }
     }
 
@@ -102,7 +102,9 @@ impl Figure {
         match self {
             Self::P50 | Self::P99 | Self::P999 => quantile(&part.times, self.quantile()?),
             Self::Deliveries => (part.seconds > 0.0).then(|| deliveries / part.seconds),
-            Self::TargetCpu => part.cpu_s.map(|cpu_s| cpu_s * 1e6 / deliveries),
+            Self::TargetCpu => {
+                part.cpu_s.filter(|_| deliveries > 0.0).map(|cpu_s| cpu_s * 1e6 / deliveries)
+            }
             Self::TargetBytes | Self::Connects => None,
         }
     }
@@ -124,6 +126,17 @@ pub fn sides(records: &[Record]) -> Result<BTreeMap<Figure, Side>> {
         }
     }
     Ok(sides)
+}
+
+/// Clients that got ready in a second of the phases in which any did for the first time: nobody does
+/// while measuring.
+fn connects_per_s(summary: &Summary) -> Option<f64> {
+    let rates = summary.phases.iter().map(|phase| (phase.counts.connected, phase.connects_per_s));
+    let ramps = rates.filter_map(|(count, rate)| Some((count as f64, rate?)));
+    let (count, seconds) = ramps
+        .filter(|(_, rate)| *rate > 0.0)
+        .fold((0.0, 0.0), |(all, seconds), (count, rate)| (all + count, seconds + count / rate));
+    (seconds > 0.0).then(|| count / seconds)
 }
 
 /// A percentile, if there are enough times beyond it.
@@ -187,6 +200,40 @@ pub fn cpu_at(samples: &[TargetSample], at_ns: u64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::samples::{Made, place};
+
+    /// What a made-up run of two measured phases says, which begins with a ramp of three seconds.
+    #[test]
+    fn figures_are_those_of_the_run_and_of_its_parts() {
+        let dir = place("figures");
+        let made = Made::default();
+        made.write(&dir, true);
+        let record = Record::read(&dir).expect("it is one");
+        let sides = sides(std::slice::from_ref(&record)).expect("its times can be read");
+        let side = |figure| &sides[&figure];
+        let parts = |figure| side(figure).parts[0].len();
+        let connects = (made.members / 3 * made.sources.len() as u64) as f64;
+        assert!((side(Figure::Connects).runs[0] - connects).abs() < 1e-9, "{sides:?}");
+        for figure in [Figure::P50, Figure::P99, Figure::P999, Figure::Deliveries] {
+            assert_eq!((side(figure).runs.len(), parts(figure)), (1, PARTS), "{figure:?}");
+        }
+        let (cpu, at) = (side(Figure::TargetCpu), Figure::TargetCpu);
+        // A tenth of a second in each, and in the second that follows the last sample none is known.
+        assert_eq!(parts(at), PARTS - 1);
+        let deliveries = side(Figure::Deliveries).parts[0][0];
+        assert!((cpu.parts[0][0] * deliveries / 1e5 - 1.0).abs() < 1e-6, "{cpu:?}");
+        assert_eq!((parts(Figure::TargetBytes), parts(Figure::Connects)), (0, 0));
+    }
+
+    #[test]
+    fn a_percentile_needs_times_beyond_it() {
+        let of = |count: u64, at| {
+            let mut times = no_times();
+            (0..count).for_each(|us| times.saturating_record(us));
+            quantile(&times, at).is_some()
+        };
+        assert_eq!([of(999, 0.99), of(1001, 0.99), of(1001, 0.999)], [false, true, false]);
+    }
 
     #[test]
     fn processor_time_is_told_between_samples_only() {

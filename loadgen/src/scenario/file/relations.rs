@@ -2,6 +2,7 @@
 
 use super::sections::PROTOCOLS;
 use super::source::Source;
+use crate::campaign::publisher::schedule;
 use crate::dialect::Protocol;
 use crate::scenario::{Ack, PhaseKind, Rate, Scenario, StreamKind};
 
@@ -10,6 +11,10 @@ pub(super) fn check(source: &mut Source<'_>, scenario: &Scenario) {
     streams(source, scenario);
     order(source, scenario);
     phases(source, scenario);
+    // What the publisher cannot do is better known before anything is connected.
+    if let Some(says) = schedule::fault(scenario) {
+        source.conflict(&["streams", "phases"], says);
+    }
     objectives(source, scenario);
     if scenario.target.protocol != Protocol::Barrage {
         other_protocol(source, scenario);
