@@ -199,3 +199,34 @@ fn a_message_of_every_byte_goes_through_each_broker_that_is_installed() {
         server.end().unwrap();
     }
 }
+
+#[test]
+fn a_server_that_is_dropped_leaves_no_process_behind() {
+    let directory = Directory::new("drop");
+    let installer = Installer {
+        programs: directory.path.clone(),
+        directory: directory.path.clone(),
+        allowed: false,
+    };
+    // The only one that works in a child of the process that was started.
+    let Ok(program) = installer.program(Kind::Nchan) else {
+        eprintln!("nchan is not installed");
+        return;
+    };
+    let server = Server::start(Kind::Nchan, &program, directory.path.join("nchan")).unwrap();
+    let pid = server.pid;
+    assert!(!has_ended(pid));
+    drop(server);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !has_ended(pid) {
+        assert!(Instant::now() < deadline, "process {pid} goes on");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whether a process is gone, or only waits for somebody to ask how it ended.
+fn has_ended(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    // The state follows the name, which is in brackets.
+    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X']))
+}

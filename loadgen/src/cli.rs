@@ -40,7 +40,8 @@ const EXIT_CODES: &str = "Exit codes:
   3  messages are missing without explanation, or came twice or out of order, or totals are wrong
   4  the run is invalid: its figures say more about the generator than about the target
   5  worse than the baseline
-  6  the target could not be reached, or has gone";
+  6  the target could not be reached, or has gone
+130  ended at once by a second Ctrl-C; the record of a run up to there can be read";
 
 /// What to do.
 #[derive(Debug, Subcommand)]

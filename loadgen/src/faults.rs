@@ -2,7 +2,7 @@
 //! can do wrong, and counts it: what a load generator finds must be what was done.
 //!
 //! [`mischief`] is what happens to frames and [`weather`] what happens to connections, both without
-//! a clock or a socket; [`link`](mod@link) is one connection and [`proxy`] the loop around all.
+//! a clock or a socket; `link` is one connection and `proxy` the loop around all.
 
 pub mod counts;
 mod link;

@@ -2,20 +2,25 @@
 
 mod away;
 mod foreign;
+mod survey;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::sync::Arc;
 
 use barrage_sys::{ConnId, Event, KernelRing, Ring, SendSlice};
 use barrage_wire::ClientFrame;
+use barrage_wire::limits::WS_MESSAGE_BYTES_MAX;
 use barrage_wire::ws::{HandshakeError, parse_response, write_request};
 
 use crate::clock::SECOND_NS;
 use crate::dialect::Dialect;
 use crate::fleet::away::Away;
 use crate::fleet::foreign::Foreign;
+use crate::fleet::survey::Survey;
 use crate::ledger::Membership;
-use crate::plan::{Plan, Transport};
+use crate::plan::{Plan, Transport, UPLINK_BYTES_MAX};
 use crate::session::{Client, Phase, Rare, Session, errand_frames, first_frames, us_of, ws_key};
 use crate::shared::Errand;
 use crate::stream::{Fault, feed_tcp, feed_ws};
@@ -27,6 +32,10 @@ const WS_PATH: &str = "/";
 const ERRANDS_UNANSWERED_MAX: u64 = 8192;
 /// A connection gets ready within this, or is given up.
 const READY_US_MAX: u32 = 15_000_000;
+/// What may wait to be sent behind the send in flight: far more than a target asks for that reads
+/// the answers.
+const OUTGOING_BYTES_MAX: usize = 2 * WS_MESSAGE_BYTES_MAX;
+const _: () = assert!(UPLINK_BYTES_MAX < OUTGOING_BYTES_MAX, "all uplinks of a client may wait");
 /// Marks a slot without a client.
 const NOBODY: u32 = u32::MAX;
 /// The connection of a client that never had one.
@@ -53,6 +62,8 @@ pub struct Fleet {
     spare: Option<Box<Rare>>,
     /// Those who have gone and come back.
     away: Away,
+    /// How far the rooms are.
+    survey: Survey,
     per_client: usize,
 }
 
@@ -81,6 +92,7 @@ impl Fleet {
             memberships: vec![Membership::default(); clients * per_client],
             by_slot: Vec::new(),
             away: Away::new(&world.plan),
+            survey: Survey::new(world.plan.rooms.count()),
             world,
             sends: Vec::new(),
             closes: Vec::new(),
@@ -108,6 +120,7 @@ impl Fleet {
             + slots * size_of::<u32>()
             + rare
             + self.away.bytes()
+            + self.survey.bytes()
             + self.world.epochs.bytes();
         bytes.div_ceil(self.clients.capacity().max(1)) as u64
     }
@@ -187,7 +200,10 @@ impl Fleet {
     fn connected(&mut self, conn: ConnId) {
         let Some(number) = self.number(conn) else { return };
         match self.clients[number].ws {
-            false => self.hello(number),
+            false => {
+                self.hello(number);
+                self.answer(number);
+            }
             true => {
                 let host = self.world.plan.target_of(self.world.plan.k(number)).to_string();
                 let mut request = Vec::with_capacity(256);
@@ -198,19 +214,19 @@ impl Fleet {
         }
     }
 
+    /// Leaves to be said what a client begins with.
     fn hello(&mut self, number: usize) {
         self.clients[number].phase = Phase::Hello;
         let k = self.world.plan.k(number);
         if let Some(dialect) = &self.dialect {
-            let mut bytes = Vec::with_capacity(128);
             if let Some(place) = self.world.plan.rooms.nth(k, 0) {
-                dialect.hello(k, place.id, &mut bytes);
+                dialect.hello(k, place.id, &mut self.world.say_raw);
             }
-            return self.write(number, bytes);
+            return;
         }
         let places = &self.memberships[number * self.per_client..][..self.per_client];
         let frames = first_frames(&self.world, k, &self.clients[number], places);
-        self.say(number, &frames);
+        self.world.say.extend_from_slice(&frames);
     }
 
     fn received(&mut self, conn: ConnId, bytes: &mut [u8]) {
@@ -222,8 +238,8 @@ impl Fleet {
         let mut rare = self.clients[number].rare.take().or_else(|| self.spare.take());
         let rare_now = rare.get_or_insert_default();
         let fed = self.feed(number, rare_now, bytes);
-        rare_now.catching.append(&mut self.world.catching);
-        if !rare_now.catching.is_empty() || self.clients[number].awaited {
+        let catches = !rare_now.catching.is_empty() || !self.world.catching.is_empty();
+        if catches || self.clients[number].awaited {
             self.catch_up(number, &mut rare_now.catching);
         }
         if rare_now.is_empty() && self.spare.is_none() {
@@ -292,11 +308,14 @@ impl Fleet {
 
     fn write(&mut self, number: usize, bytes: Vec<u8>) {
         let client = &mut self.clients[number];
-        if client.sending {
-            client.rare.get_or_insert_default().outgoing.extend_from_slice(&bytes);
-        } else {
-            self.send(number, SendSlice::from_vec(bytes));
+        if !client.sending {
+            return self.send(number, SendSlice::from_vec(bytes));
         }
+        let outgoing = &mut client.rare.get_or_insert_default().outgoing;
+        if outgoing.len() + bytes.len() > OUTGOING_BYTES_MAX {
+            return self.lose(number, "the target asks and does not read the answers".to_owned());
+        }
+        outgoing.extend_from_slice(&bytes);
     }
 
     fn send(&mut self, number: usize, slice: SendSlice) {
@@ -399,7 +418,9 @@ impl Fleet {
                 Phase::Ready => client.unanswered == 0 && self.has_heard(number, last_seqs),
                 Phase::Away | Phase::Gone => true,
                 // Whoever has never been ready is the ramp's matter.
-                _ => !client.known,
+                Phase::Connecting | Phase::Handshake | Phase::Hello | Phase::Welcomed => {
+                    !client.known
+                }
             })
     }
 
@@ -415,6 +436,7 @@ impl Fleet {
 
     /// Closes the books: nothing more will come.
     pub fn finish(&mut self, last_seqs: &[u64]) {
+        self.count_unreturned();
         let World { plan, tally, rooms, .. } = &mut self.world;
         for (number, client) in self.clients.iter().enumerate() {
             let places = &mut self.memberships[number * self.per_client..][..self.per_client];

@@ -3,23 +3,25 @@
 //! [`forecast`] is arithmetic: a scenario in, figures out. What is published is counted by the
 //! schedule that the publisher itself goes by, so that a run does what the plan says.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+mod phase;
+mod text;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
-use barrage_wire::server::{COMBO_OVERHEAD_BYTES, MESSAGE_OVERHEAD_BYTES};
 use clap::Args;
 use serde::Serialize;
 
-use crate::campaign::publisher::schedule::{Plan, Schedule, What};
-use crate::clock::SECOND_NS;
 use crate::exit::{Ended, Exit};
 use crate::procfs;
 use crate::scenario::layout::Layout;
-use crate::scenario::{PhaseKind, Rate, Scenario, StreamKind, file};
+use crate::scenario::{PhaseKind, Scenario, file};
 use crate::sources::Sources;
+
+pub use phase::PhaseForecast;
+use phase::published;
+use text::{size, text};
 
 /// Memory of a client in the generator: the bound that its own tests hold it to.
 const GENERATOR_BYTES: u64 = 200;
@@ -36,26 +38,8 @@ const CONNECTS_PER_S: f64 = 21_937.0;
 const SENDS_PER_CORE_S: f64 = 300_000.0;
 /// … and deliveries when each send carries many (benches/RESULTS.md, batched).
 const DELIVERIES_PER_CORE_S: f64 = 30_000_000.0;
-/// Messages of one room that come within this time may go out together, if nobody wants them sooner.
-const TOGETHER_MS: f64 = 100.0;
 /// Connections that one source address has ports for, at most.
 const PER_SOURCE_MAX: u64 = 20_000;
-/// Publishes that are counted one by one; what is beyond is taken to go on like that.
-const COUNTED_MAX: u64 = 5_000_000;
-
-/// From so many members on a room is of the second, third and fourth level, by the built-in policy.
-const LEVELS_FROM: [u32; 3] = [1_000, 10_000, 100_000];
-/// What the built-in policy admits in a second by category, in rooms of these levels.
-const LIMITS: [(u16, [f64; 3]); 4] = [
-    (3, [400.0, 200.0, 100.0]),
-    (4, [400.0, 200.0, 100.0]),
-    (5, [200.0, 100.0, 50.0]),
-    (6, [100.0, 50.0, 20.0]),
-];
-/// A combo goes out so often in a second, and the latest value of a key so often.
-const COMBOS_PER_S: f64 = 1.0;
-const STATES_PER_S: f64 = 0.5;
-
 /// `plan`.
 #[derive(Debug, Args)]
 pub struct PlanArgs {
@@ -134,30 +118,6 @@ pub struct Forecast {
     pub target_cores: u64,
 }
 
-/// What a phase does.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct PhaseForecast {
-    /// Its name.
-    pub name: String,
-    /// How long it takes.
-    pub secs: f64,
-    /// Clients that are connected in it, but for those who are away.
-    pub clients: u32,
-    /// Messages that are due.
-    pub published: u64,
-    /// Deliveries of what the built-in policy lets through, with nobody away.
-    pub deliveries: u64,
-    /// The same in a second.
-    pub deliveries_per_s: f64,
-    /// Sends in a second, when messages go out together as long as the objective for the 99th
-    /// percentile lets them.
-    pub sends_per_s: f64,
-    /// Bits in a second to the clients.
-    pub bits_per_s: f64,
-    /// It publishes as fast as it goes, so that nothing can be said.
-    pub unbounded: bool,
-}
-
 /// The machine that the generator runs on.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Machine {
@@ -233,111 +193,6 @@ pub fn forecast(scenario: &Scenario) -> Forecast {
     }
 }
 
-/// What is told of one kind in one room.
-#[derive(Clone, Copy, Default)]
-struct Told {
-    publishes: f64,
-    bytes: f64,
-    frame_bytes: usize,
-    /// How often a second it goes out at most, because it is merged.
-    merged_per_s: Option<f64>,
-}
-
-/// What a phase publishes, and who hears it.
-fn published(
-    scenario: &Scenario,
-    place: usize,
-    members: &[u32],
-    layout: &Arc<Layout>,
-) -> PhaseForecast {
-    let phase = &scenario.phases[place];
-    let secs = phase.ns as f64 / SECOND_NS as f64;
-    let plan = Plan { scenario, phase: place, members, start_ns: 0, to_ns: phase.ns };
-    let mut schedule = Schedule::new(&plan, layout);
-    let mut told: BTreeMap<(u32, u16, bool), Told> = BTreeMap::new();
-    let mut counted = 0;
-    let mut counted_to_ns = phase.ns;
-    while let Some(act) = schedule.due(u64::MAX) {
-        let merged_per_s = merged_per_s(scenario, act.stream, act.what);
-        let entry = told.entry((act.room, act.category, merged_per_s.is_some())).or_default();
-        entry.publishes += 1.0;
-        entry.bytes += act.size as f64;
-        entry.merged_per_s = merged_per_s;
-        entry.frame_bytes = match act.what {
-            What::Tap { .. } => COMBO_OVERHEAD_BYTES,
-            What::Message | What::State { .. } => MESSAGE_OVERHEAD_BYTES,
-        };
-        counted += 1;
-        if counted == COUNTED_MAX {
-            counted_to_ns = act.at_ns.max(1);
-            break;
-        }
-    }
-    let scale = phase.ns as f64 / counted_to_ns as f64;
-    let counted_secs = secs / scale;
-    let (mut deliveries, mut bytes) = (0.0, 0.0);
-    let mut heard_in: BTreeMap<u32, f64> = BTreeMap::new();
-    for ((room, category, _), told) in &told {
-        let members = members.get(*room as usize).copied().unwrap_or(0);
-        let merged = told.merged_per_s.map_or(f64::INFINITY, |per_s| per_s * counted_secs);
-        let limit = limit_per_s(scenario, *category, members) * counted_secs;
-        let heard = told.publishes.min(merged).min(limit) * f64::from(members);
-        deliveries += heard;
-        *heard_in.entry(*room).or_default() += heard / counted_secs;
-        bytes += heard * (told.bytes / told.publishes + told.frame_bytes as f64);
-    }
-    let together_ms = scenario.slo.p99_ms.unwrap_or(TOGETHER_MS).clamp(1.0, TOGETHER_MS);
-    let sends_per_s = heard_in.iter().map(|(room, heard_per_s)| {
-        let members = members.get(*room as usize).copied().unwrap_or(0);
-        heard_per_s.min(f64::from(members) * 1000.0 / together_ms)
-    });
-    let unbounded = phase.streams.iter().any(|&stream| {
-        let kind = scenario.streams[stream].kind;
-        matches!(kind, StreamKind::Messages { rate: Rate::Window(_), .. })
-    });
-    PhaseForecast {
-        name: phase.name.clone(),
-        secs,
-        clients: 0,
-        published: (f64::from(counted as u32) * scale).round() as u64,
-        deliveries: (deliveries * scale).round() as u64,
-        deliveries_per_s: deliveries / counted_secs,
-        sends_per_s: sends_per_s.sum(),
-        bits_per_s: bytes * 8.0 / counted_secs,
-        unbounded,
-    }
-}
-
-const _: () = assert!(COUNTED_MAX < u32::MAX as u64, "a count is exact as a fraction");
-
-/// How often a second a room hears what is merged, from all who tell it.
-fn merged_per_s(scenario: &Scenario, stream: usize, what: What) -> Option<f64> {
-    match (what, scenario.streams[stream].kind) {
-        (What::Tap { .. }, StreamKind::Gifts { givers_per_room, burst_ns, pause_ns, .. }) => {
-            // A burst of a combo goes out every second, and once more when it ends.
-            let burst_s = burst_ns as f64 / SECOND_NS as f64;
-            let round_s = burst_s + pause_ns as f64 / SECOND_NS as f64;
-            let each = (burst_s * COMBOS_PER_S).ceil() + 1.0;
-            Some(f64::from(givers_per_room) * each / round_s)
-        }
-        (What::State { .. }, StreamKind::States { keys, .. }) => {
-            Some(f64::from(keys) * STATES_PER_S)
-        }
-        _ => None,
-    }
-}
-
-/// What the built-in policy admits in a second, if the target is one that has it.
-fn limit_per_s(scenario: &Scenario, category: u16, members: u32) -> f64 {
-    let level = LEVELS_FROM.iter().filter(|from| members >= **from).count();
-    let barrage = scenario.target.protocol == crate::dialect::Protocol::Barrage;
-    let limits = LIMITS.iter().find(|(limited, _)| *limited == category && barrage);
-    match (limits, level.checked_sub(1)) {
-        (Some((_, limits)), Some(level)) => limits[level],
-        _ => f64::INFINITY,
-    }
-}
-
 /// What a machine has not got that the scenario needs, each with what to do.
 pub fn lacks(scenario: &Scenario, forecast: &Forecast, machine: &Machine) -> Vec<String> {
     let mut lacks = Vec::new();
@@ -373,60 +228,6 @@ pub fn lacks(scenario: &Scenario, forecast: &Forecast, machine: &Machine) -> Vec
         }
     }
     lacks
-}
-
-fn text(scenario: &Scenario, forecast: &Forecast, machine: &Machine, lacks: &[String]) -> String {
-    let mut text = String::new();
-    let mut line = |label: &str, says: String| {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{label:<14}{says}");
-    };
-    let Forecast { clients_tcp, clients_ws, clients_odd, .. } = *forecast;
-    line("scenario", format!("{}: {}", scenario.name, scenario.about));
-    line("clients", format!("{clients_tcp} by TCP, {clients_ws} by WebSocket, {clients_odd} odd"));
-    let (addresses, ports) = (forecast.source_addresses, PER_SOURCE_MAX);
-    line("from", format!("{addresses} source addresses of {ports} ports each, at least"));
-    let (rooms, memberships) = (scenario.rooms.count, forecast.memberships);
-    let biggest = forecast.members_max;
-    line("rooms", format!("{rooms} with {memberships} memberships, {biggest} in the biggest"));
-    let [generator, kernel, target] =
-        [forecast.generator_bytes, forecast.kernel_bytes, forecast.target_bytes].map(size);
-    line("memory", format!("{generator} for the generator and {kernel} of the kernel for it"));
-    line("", format!("{target} for the target with its kernel's"));
-    for phase in &forecast.phases {
-        let says = match (phase.unbounded, phase.published) {
-            (true, _) => "as fast as it goes".to_owned(),
-            (false, 0) => "nothing is published".to_owned(),
-            (false, published) => format!(
-                "{published} messages, {} deliveries: {:.0}/s, {:.0} Mbit/s",
-                phase.deliveries,
-                phase.deliveries_per_s,
-                phase.bits_per_s / 1e6
-            ),
-        };
-        line("phase", format!("{}, {:.1} s: {says}", phase.name, phase.secs));
-    }
-    let (published, deliveries) = (forecast.published, forecast.deliveries);
-    line(
-        "in all",
-        format!("{published} messages, {deliveries} deliveries, {:.0} s", forecast.secs),
-    );
-    let (generator, target) = (forecast.generator_cores, forecast.target_cores);
-    line("cores", format!("{generator} for the generator, {target} for the target"));
-    let available = size(machine.available_bytes);
-    line("this machine", format!("{} cores, {available} available", machine.cores));
-    match lacks {
-        [] => line("verdict", "it can be run from here".to_owned()),
-        lacks => lacks.iter().for_each(|lack| line("LACKS", lack.clone())),
-    }
-    text
-}
-
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..1_000_000_000 => format!("{:.0} MB", bytes as f64 / 1e6),
-        _ => format!("{:.1} GB", bytes as f64 / 1e9),
-    }
 }
 
 #[cfg(test)]
@@ -496,6 +297,24 @@ mod tests {
         let (_, forecast) = planned("pk-night", &bar);
         let pk = &forecast.phases[1];
         assert_eq!((pk.published, pk.deliveries), (30 * 5 * 6, 15 * 3000));
+    }
+
+    #[test]
+    fn streams_of_one_category_are_merged_each_and_limited_together() {
+        let state = "{ kind = \"states\", updates_per_s = 5 }";
+        let both = [
+            "clients.count=2000",
+            &format!("streams.chat={state}"),
+            &format!("streams={{ chat = {state}, other = {state} }}"),
+            "slo={}",
+        ];
+        let (_, forecast) = planned("headline-300k", &both);
+        assert_eq!(forecast.phases[1].deliveries_per_s, 2.0 * 0.5 * 2000.0);
+        let chat = "{ messages_per_s = 300, category = 4 }";
+        let streams = format!("streams={{ chat = {chat}, other = {chat} }}");
+        let (_, forecast) = planned("headline-300k", &["clients.count=2000", &streams, "slo={}"]);
+        let heard = forecast.phases[1].deliveries_per_s;
+        assert!((heard / (400.0 * 2000.0) - 1.0).abs() < 1e-9, "{heard}");
     }
 
     #[test]

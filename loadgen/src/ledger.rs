@@ -21,6 +21,10 @@ const WHOLE: u64 = u64::MAX;
 /// Different epochs that are told apart. Whoever is in another one begins anew after a reconnect.
 const EPOCHS_MAX: usize = 4 << 20;
 
+/// No room has a number above this one. A higher one that the target says counts as this, so that
+/// nothing here comes near the end of what can be counted.
+pub const SEQ_MAX: u64 = 1 << 48;
+
 /// What became of messages, over all receivers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -47,13 +51,12 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Messages whose fate is known.
+    /// Messages whose fate is known. What is missed is counted by the target's word, so that sums of
+    /// it may come to their end.
     pub fn accounted(&self) -> u64 {
-        self.delivered
-            + self.declared_shed
-            + self.declared_reset
-            + self.disconnected
-            + self.unexplained
+        let Self { declared_shed, declared_reset, disconnected, unexplained, .. } = *self;
+        let missed = [declared_shed, declared_reset, disconnected, unexplained];
+        missed.into_iter().fold(self.delivered, u64::saturating_add)
     }
 }
 
@@ -121,7 +124,8 @@ impl Membership {
 
     /// The first JOINED: messages after `head` of that epoch follow.
     pub fn join_in(&mut self, alias: u32, epoch: u32, head: u64) {
-        *self = Self { next: head + 1, window: WHOLE, alias, epoch, ..Self::default() };
+        let next = head.min(SEQ_MAX) + 1;
+        *self = Self { next, window: WHOLE, alias, epoch, ..Self::default() };
     }
 
     /// JOINED on a later connection, which asked to go on from where this is. If the epoch is
@@ -132,7 +136,8 @@ impl Membership {
 
     /// JOINED on a later connection, which asked for nothing: what was said meanwhile is missed.
     pub fn begin_anew(&mut self, alias: u32, epoch: u32, head: u64, tally: &mut Tally) {
-        tally.disconnected += self.jump(epoch, head);
+        let missed = self.jump(epoch, head);
+        tally.disconnected = tally.disconnected.saturating_add(missed);
         self.alias = alias;
     }
 
@@ -173,7 +178,7 @@ impl Membership {
         self.next.saturating_sub(1)
     }
 
-    /// MESSAGE: says whether it is one that had not come before.
+    /// MESSAGE: says whether it is one that had not come before. A number that is too high is none.
     #[inline]
     pub fn message(&mut self, seq: u64, tally: &mut Tally) -> bool {
         if seq == self.next && self.window == WHOLE && self.shed_left == 0 {
@@ -186,6 +191,9 @@ impl Membership {
 
     #[cold]
     fn message_off_the_path(&mut self, seq: u64, tally: &mut Tally) -> bool {
+        if seq > SEQ_MAX {
+            return false;
+        }
         if seq >= self.next {
             self.skip_to(seq, tally);
             self.push(1, true);
@@ -209,7 +217,7 @@ impl Membership {
             tally.duplicate += 1;
             return false;
         }
-        tally.unexplained -= 1;
+        tally.unexplained = tally.unexplained.saturating_sub(1);
         tally.delivered += 1;
         tally.reordered += 1;
         true
@@ -218,8 +226,9 @@ impl Membership {
     /// SHED: `count` of `first..=last` are left out, the others follow in order.
     pub fn shed(&mut self, first: u64, last: u64, count: u64, tally: &mut Tally) {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let last = last.min(SEQ_MAX);
         if last < self.next || last < first {
-            tally.over_declared += u64::from(count);
+            over_declare(count, tally);
             return;
         }
         // A range that goes on where the one before it ends may be announced before what is kept of
@@ -228,7 +237,7 @@ impl Membership {
             self.skip_to(first, tally);
         }
         if self.shed_last < self.next {
-            tally.over_declared += u64::from(std::mem::take(&mut self.shed_left));
+            over_declare(std::mem::take(&mut self.shed_left), tally);
         }
         self.shed_last = self.shed_last.max(last);
         self.shed_left = self.shed_left.saturating_add(count);
@@ -244,7 +253,8 @@ impl Membership {
     /// says so. All of a new epoch was said while the receiver was to be a member.
     pub fn reset_in(&mut self, epoch: u32, head: u64, tally: &mut Tally) {
         tally.resets += 1;
-        tally.declared_reset += self.jump(epoch, head);
+        let left_out = self.jump(epoch, head);
+        tally.declared_reset = tally.declared_reset.saturating_add(left_out);
     }
 
     /// Goes on behind `head` of an epoch, never back in the same one. Says how many numbers of that
@@ -253,9 +263,9 @@ impl Membership {
         (self.shed_last, self.shed_left) = (0, 0);
         if epoch != self.epoch {
             self.join_in(self.alias, epoch, head);
-            return head;
+            return head.min(SEQ_MAX);
         }
-        let gap = (head + 1).saturating_sub(self.next);
+        let gap = (head.min(SEQ_MAX) + 1).saturating_sub(self.next);
         self.push(gap, true);
         gap
     }
@@ -274,16 +284,18 @@ impl Membership {
         if !self.known() {
             return;
         }
+        let last = last.min(SEQ_MAX);
         if self.next <= last {
             let before = tally.unexplained;
             self.skip_to(last + 1, tally);
             if !connected {
-                tally.disconnected += tally.unexplained - before;
+                let missed = tally.unexplained - before;
+                tally.disconnected = tally.disconnected.saturating_add(missed);
                 tally.unexplained = before;
             }
         }
         if self.shed_last < self.next {
-            tally.over_declared += u64::from(std::mem::take(&mut self.shed_left));
+            over_declare(std::mem::take(&mut self.shed_left), tally);
         }
     }
 
@@ -295,8 +307,8 @@ impl Membership {
         self.shed_left -= shed as u32;
         self.push(shed, true);
         self.push(gap - shed, false);
-        tally.declared_shed += shed;
-        tally.unexplained += gap - shed;
+        tally.declared_shed = tally.declared_shed.saturating_add(shed);
+        tally.unexplained = tally.unexplained.saturating_add(gap - shed);
     }
 
     /// Moves on by so many numbers, which are settled or missing.
@@ -318,10 +330,15 @@ impl Membership {
     /// When all that remains of a SHED's range is left out, nothing of it needs to be waited for.
     fn settle(&mut self, tally: &mut Tally) {
         let left = u64::from(self.shed_left);
-        if left > 0 && self.shed_last + 1 == self.next + left {
-            self.skip_to(self.shed_last + 1, tally);
+        let behind = self.shed_last + 1;
+        if left > 0 && behind == self.next + left {
+            self.skip_to(behind, tally);
         }
     }
+}
+
+fn over_declare(count: u32, tally: &mut Tally) {
+    tally.over_declared = tally.over_declared.saturating_add(count.into());
 }
 
 #[cfg(test)]
@@ -453,6 +470,26 @@ mod tests {
     fn a_reset_declares_what_it_skips() {
         let reset = then(run(11..=12), [Reset(15)]);
         check(&then(reset, run(16..=20)), "7 got, 3 skipped, 1 reset");
+    }
+
+    #[test]
+    fn numbers_near_their_end_are_taken_or_left_and_break_nothing() {
+        for head in [SEQ_MAX, u64::MAX - 1, u64::MAX] {
+            let mut tally = Tally::default();
+            let mut place = Membership::default();
+            place.join_in(7, 1, 10);
+            assert!(place.message(11, &mut tally) && !place.message(u64::MAX, &mut tally));
+            assert_eq!(tally.accounted(), 1, "a number that is too high is none");
+            place.shed(head - 1, head, u64::MAX, &mut tally);
+            place.reset_in(1, head, &mut tally);
+            place.reset_in(2, head, &mut tally);
+            place.shed(head, head, 1, &mut tally);
+            place.begin_anew(7, 3, head, &mut tally);
+            place.message(head, &mut tally);
+            place.finish_in(4, head, true, &mut tally);
+            place.finish_in(5, head, false, &mut tally);
+            assert!(tally.accounted() >= SEQ_MAX);
+        }
     }
 
     #[test]

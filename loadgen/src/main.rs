@@ -1,13 +1,14 @@
 //! The program around [`barrage_loadgen::execute`].
 #![forbid(unsafe_code)]
 
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use anyhow::bail;
 use barrage_loadgen::cli::{Cli, Command};
 use barrage_loadgen::exit::Exit;
-use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
 #[global_allocator]
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
         _ => Ok(()),
     };
     if let Err(error) = checked {
-        Cli::command().error(ErrorKind::ValueValidation, error).exit();
+        Cli::command().error(clap::error::ErrorKind::ValueValidation, error).exit();
     }
     match run(&command) {
         Ok(code) => code,
@@ -43,6 +44,12 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
     let ended = barrage_loadgen::execute(command, &stop)?;
-    print!("{}", ended.text);
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(ended.text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => {}
+        // Whoever has heard enough, as `head` does, needs no words about it.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+        Err(error) => bail!("the result cannot be written to stdout: {error}"),
+    }
     Ok(ended.exit.into())
 }

@@ -171,6 +171,9 @@ impl Engine {
             world.last_delivery_ns = world.now_ns;
         }
         world.now_ns = now_ns();
+        if world.windowed {
+            fleet.survey();
+        }
         reaped
     }
 

@@ -263,6 +263,34 @@ impl Plan {
 }
 
 #[cfg(test)]
+impl Plan {
+    /// A plain one, of clients of TCP that come back.
+    pub(crate) fn of_test(rooms: Places, clients: u32) -> Self {
+        let target = "127.0.0.1:1".parse().expect("an address");
+        Self {
+            transport: Transport::Tcp,
+            target,
+            sources: Sources::plan(&[], target, 1, 28_000).expect("sources"),
+            ws: None,
+            dialect: None,
+            first: 0,
+            clients,
+            app: 1,
+            token: TOKEN_OPEN.to_owned(),
+            rooms,
+            joins_later: false,
+            watched: false,
+            timed_kind: None,
+            uplinks: None,
+            paced: true,
+            returns: true,
+            clock_offset_ns: 0,
+            core: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -1,21 +1,22 @@
 //! One client's side of the protocol: what it says first, and what frames mean to it.
 
+mod requests;
+#[cfg(test)]
+mod tests;
+
+pub use requests::{errand_frames, first_frames, ws_key};
+
 use barrage_sys::ConnId;
-use barrage_wire::client::{Cursor, Platform};
-use barrage_wire::limits::PROTOCOL_VERSION;
 use barrage_wire::server::{
     COMBO_OVERHEAD_BYTES, Code, MESSAGE_OVERHEAD_BYTES, PAST_COMBO, PAST_MESSAGE, PAST_STATE,
     STATE_OVERHEAD_BYTES,
 };
 use barrage_wire::ws::put_pong;
-use barrage_wire::{
-    ClientFrame, DecodeError, FRAME_HEADER_BYTES, List, RawFrame, ServerFrame, Tail, Text,
-};
+use barrage_wire::{ClientFrame, DecodeError, FRAME_HEADER_BYTES, RawFrame, ServerFrame, Tail};
 
 use crate::dialect::DialectState;
-use crate::ledger::{Membership, Tally};
-use crate::plan::{Plan, WS_MASK};
-use crate::shared::Errand;
+use crate::ledger::{Membership, SEQ_MAX, Tally};
+use crate::plan::WS_MASK;
 use crate::stamp::Stamp;
 use crate::stream::{Control, Fault, Sink, WsInbound};
 use crate::world::World;
@@ -145,58 +146,6 @@ impl Rare {
     }
 }
 
-/// The frames that a client begins with: HELLO, and its JOINs unless they come later. Who goes on
-/// where it was says where that is.
-pub fn first_frames(world: &World, k: u32, client: &Client, places: &[Membership]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(128);
-    let plan = &world.plan;
-    let token = plan.token.replace("{user}", &(u64::from(k) + 1).to_string());
-    let hello = ClientFrame::Hello {
-        version: PROTOCOL_VERSION,
-        app: plan.app,
-        device: k.into(),
-        platform: Platform::Bot,
-        resume: List::new(&[]),
-        token: Text(&token),
-    };
-    hello.encode(&mut out);
-    if !plan.joins_later {
-        plan.rooms.each(k, |place| {
-            let member = places.get(place.nth).filter(|_| client.resume);
-            let epoch = member.map_or(0, |member| world.epochs.of(member.epoch()));
-            let seq = member.filter(|_| epoch != 0).map_or(0, Membership::reached);
-            let cursor = Cursor { room: place.id, epoch, seq };
-            ClientFrame::Join { request: place.nth as u32 + 1, cursor }.encode(&mut out);
-        });
-    }
-    out
-}
-
-/// Appends client `k`'s requests to join, or to leave, all its rooms. The requests of joins are 1
-/// and on, those of leaves follow.
-pub fn errand_frames(plan: &Plan, k: u32, errand: Errand, out: &mut Vec<u8>) {
-    plan.rooms.each(k, |place| {
-        let (request, room) = (place.nth as u32 + 1, place.id);
-        match errand {
-            Errand::Join => {
-                let cursor = Cursor { room, epoch: 0, seq: 0 };
-                ClientFrame::Join { request, cursor }.encode(out);
-            }
-            Errand::Leave => {
-                let request = request + plan.rooms.per_client() as u32;
-                ClientFrame::Leave { request, room }.encode(out);
-            }
-        }
-    });
-}
-
-/// The 16 bytes of client `k`'s WebSocket handshake.
-pub fn ws_key(k: u32) -> [u8; 16] {
-    let mut key = *b"barrage-loadgen!";
-    key[..4].copy_from_slice(&k.to_le_bytes());
-    key
-}
-
 /// A client while it is served.
 pub struct Session<'a> {
     /// Its number.
@@ -260,6 +209,8 @@ impl Session<'_> {
             if self.client.watches {
                 self.watch(alias, frame.kind, frame.body)?;
             }
+        } else if seq > SEQ_MAX {
+            return Err(too_high(seq));
         }
         Ok(())
     }
@@ -283,6 +234,9 @@ impl Session<'_> {
         let frame = RawFrame { kind, body };
         let frame = ServerFrame::decode(frame).map_err(|error| protocol_text(&error))?;
         match frame {
+            ServerFrame::Welcome { .. } if self.client.phase != Phase::Hello => {
+                return Err("the gateway says WELCOME twice".to_owned());
+            }
             ServerFrame::Welcome { heartbeat_s, .. } => {
                 self.world.heartbeat_s = heartbeat_s;
                 self.client.phase = Phase::Welcomed;
@@ -293,13 +247,14 @@ impl Session<'_> {
                 self.joined(request, alias, epoch, head)?;
             }
             ServerFrame::Shed { alias, first, last, counts } => {
+                possible(first.max(last))?;
                 let count = counts.iter().copied().map(u64::from).sum();
                 // Those without a number belong to no room.
                 if alias != 0 {
                     self.place(alias, |place, tally| place.shed(first, last, count, tally));
                 }
             }
-            ServerFrame::Reset { alias, epoch, head, .. } => self.reset(alias, epoch, head),
+            ServerFrame::Reset { alias, epoch, head, .. } => self.reset(alias, epoch, head)?,
             ServerFrame::Reply { request, code, payload, .. } => {
                 self.reply(request, code, payload.0)?;
             }
@@ -328,51 +283,55 @@ impl Session<'_> {
         }
     }
 
-    fn reset(&mut self, alias: u32, epoch: u64, head: u64) {
+    fn reset(&mut self, alias: u32, epoch: u64, head: u64) -> Result<(), Fault> {
+        possible(head)?;
         let epoch = self.world.epochs.number(epoch);
         let Some(nth) = self.memberships.iter().position(|place| place.is(alias)) else {
             self.world.tally.stray += 1;
-            return;
+            return Ok(());
         };
-        self.move_on(nth, epoch, |place, tally| place.reset_in(epoch, head, tally));
+        self.memberships[nth].reset_in(epoch, head, &mut self.world.tally);
+        self.follow_epoch(nth, epoch);
         // What was to be heard up to a number of another epoch ends here.
-        let reached = self.memberships[nth].reached();
-        self.world.catching.retain(|&(place, _)| place != nth as u32);
-        self.world.catching.push((nth as u32, reached));
+        self.is_to_reach(nth, self.memberships[nth].reached());
+        Ok(())
     }
 
-    /// Lets a membership that was known before go on somewhere else, and follows where it is.
-    fn move_on(&mut self, nth: usize, epoch: u32, act: impl FnOnce(&mut Membership, &mut Tally)) {
-        let (place, world) = (&mut self.memberships[nth], &mut *self.world);
-        let before = (place.reached() as i64, world.tally.accounted() as i64);
-        act(place, &mut world.tally);
-        let after = (place.reached() as i64, world.tally.accounted() as i64);
-        if let Some(room) = world.plan.rooms.nth(world.plan.k(self.number), nth)
-            && let Some(room) = room.book
-        {
-            world.known.moved += (after.0 - before.0) - (after.1 - before.1);
-            world.rooms[room].epoch = world.rooms[room].epoch.max(epoch);
+    /// A membership that was known before is in this epoch now.
+    fn follow_epoch(&mut self, nth: usize, epoch: u32) {
+        let place = self.world.plan.rooms.nth(self.world.plan.k(self.number), nth);
+        if let Some(room) = place.and_then(|place| place.book) {
+            let book = &mut self.world.rooms[room];
+            book.epoch = book.epoch.max(epoch);
         }
     }
 
+    /// Only when a place has reached this number its client is where it was.
+    fn is_to_reach(&mut self, nth: usize, upto: u64) {
+        self.world.catching.retain(|&(place, _)| place != nth as u32);
+        self.world.catching.push((nth as u32, upto));
+    }
+
     fn joined(&mut self, request: u32, alias: u32, epoch: u32, head: u64) -> Result<(), Fault> {
+        possible(head)?;
         let nth = (request as usize).wrapping_sub(1);
         let Some(place) = self.memberships.get_mut(nth).filter(|_| alias != 0) else {
             return Err(format!("the gateway answers a JOIN that was not asked: {request}"));
         };
+        if place.joined() {
+            return Err(format!("the gateway answers a JOIN twice: {request}"));
+        }
         if !place.known() {
             place.join_in(alias, epoch, head);
-            let k = self.world.plan.k(self.number);
-            if let Some(room) = self.world.plan.rooms.nth(k, nth).and_then(|place| place.book) {
-                self.world.first_joined(room, epoch, head);
-            }
+            self.first_joined(nth, epoch, head);
         } else if self.client.resume && self.world.epochs.of(place.epoch()) != 0 {
             place.go_on(alias);
             if epoch == place.epoch() && place.reached() < head {
-                self.world.catching.push((nth as u32, head));
+                self.is_to_reach(nth, head);
             }
         } else {
-            self.move_on(nth, epoch, |place, tally| place.begin_anew(alias, epoch, head, tally));
+            place.begin_anew(alias, epoch, head, &mut self.world.tally);
+            self.follow_epoch(nth, epoch);
         }
         if self.world.plan.joins_later {
             self.world.errands.joined += 1;
@@ -380,6 +339,19 @@ impl Session<'_> {
         }
         self.ready_when_joined();
         Ok(())
+    }
+
+    fn first_joined(&mut self, nth: usize, epoch: u32, head: u64) {
+        let world = &mut *self.world;
+        if let Some(room) = world.watchers.get(&(self.number as u32, nth as u32))
+            && let Some(watch) = world.watches.get_mut(room)
+        {
+            watch.joined_head = Some(head);
+        }
+        let place = world.plan.rooms.nth(world.plan.k(self.number), nth);
+        if let Some(room) = place.and_then(|place| place.book) {
+            world.first_joined(room, epoch, head);
+        }
     }
 
     fn ready_when_joined(&mut self) {
@@ -473,6 +445,16 @@ pub fn us_of(at_ns: u64) -> u32 {
     (at_ns / 1000) as u32
 }
 
+/// Refuses numbers that no room can have, so that nobody behind this has to count so far.
+fn possible(seq: u64) -> Result<(), Fault> {
+    if seq > SEQ_MAX { Err(too_high(seq)) } else { Ok(()) }
+}
+
+#[cold]
+fn too_high(seq: u64) -> Fault {
+    format!("the gateway counts up to {seq}, and no room can have said so much")
+}
+
 #[cold]
 fn too_short() -> Fault {
     "the gateway sends a numbered frame that is too short".to_owned()
@@ -480,35 +462,4 @@ fn too_short() -> Fault {
 
 fn protocol_text(error: &DecodeError) -> Fault {
     format!("the gateway breaks the protocol: {error}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_numbered_frame_is_where_the_hot_path_looks_for_it() {
-        let (alias, seq, category, kind) = (0x0a0b_0c0d, 1 << 40, 3, 4);
-        let (flags, sender, key, count, total) = (1, 5, 6, 7, 8);
-        let payload = Tail(b"payload");
-        let message = ServerFrame::Message { alias, seq, category, kind, payload };
-        #[rustfmt::skip]
-        let combo = ServerFrame::Combo {
-            alias, seq, category, kind, flags, sender, key, count, total, payload,
-        };
-        let state = ServerFrame::State { alias, seq, category, kind, key, payload };
-        for (frame, kind_byte, overhead) in [
-            (message, PAST_MESSAGE, MESSAGE_OVERHEAD_BYTES),
-            (combo, PAST_COMBO, COMBO_OVERHEAD_BYTES),
-            (state, PAST_STATE, STATE_OVERHEAD_BYTES),
-        ] {
-            let frame = frame.to_vec();
-            assert_eq!(frame[4], kind_byte);
-            let body = &frame[FRAME_HEADER_BYTES..];
-            let fields = u128::from_le_bytes(*body.first_chunk().expect("sixteen bytes"));
-            assert_eq!((fields as u32, (fields >> 32) as u64), (alias, seq));
-            assert_eq!(((fields >> 96) as u16, (fields >> 112) as u16), (category, kind));
-            assert_eq!(&frame[overhead..], b"payload");
-        }
-    }
 }

@@ -37,7 +37,8 @@ pub struct Shared {
     pub lost: AtomicU64,
     /// Deliveries so far.
     pub delivered: AtomicU64,
-    /// Messages of all rooms whose fate is known at every member that is left, on average.
+    /// Messages of all rooms whose fate is known, of each room as many as its members know of on
+    /// average; kept for windows alone.
     pub progress: AtomicU64,
     /// Rooms that clients were sent to join, and have.
     pub joined: AtomicU64,

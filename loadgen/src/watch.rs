@@ -28,8 +28,13 @@ pub struct Watch {
     pub states: u64,
     /// Taps that these frames carried.
     pub taps: u64,
-    /// The number that the publisher gave to the last value; 0 before the first.
+    /// The highest number that the publisher gave to a value that has come; 0 before the first. Of
+    /// several keys the last to come need not have it.
     pub last_state: u32,
+    /// The room's head when this member first joined it; none as long as it has not. At 0 it has seen
+    /// the room from its first message on.
+    #[serde(default)]
+    pub joined_head: Option<u64>,
     /// Whether the message that ends the room has come.
     pub ended: bool,
 }
@@ -44,6 +49,7 @@ impl Watch {
                     kind::END => self.ended = true,
                     kind::TAP => self.taps += 1,
                     kind::STATE => self.state(payload.0),
+                    // Nothing is added up of chat and of kinds that nobody here sends.
                     _ => {}
                 }
             }
@@ -55,7 +61,19 @@ impl Watch {
                 self.states += 1;
                 self.state(payload.0);
             }
-            _ => {}
+            // They have no numbers.
+            ServerFrame::Welcome { .. }
+            | ServerFrame::Joined { .. }
+            | ServerFrame::Shed { .. }
+            | ServerFrame::Reset { .. }
+            | ServerFrame::Reply { .. }
+            | ServerFrame::Close { .. }
+            | ServerFrame::Snapshot { .. }
+            | ServerFrame::Past { .. }
+            | ServerFrame::PastEnd { .. }
+            | ServerFrame::Redirect { .. }
+            | ServerFrame::Direct { .. }
+            | ServerFrame::Pong { .. } => {}
         }
         Ok(())
     }
@@ -66,7 +84,8 @@ impl Watch {
     }
 
     fn state(&mut self, payload: &[u8]) {
-        self.last_state = Stamp::read(payload).map_or(self.last_state, |stamp| stamp.index);
+        let number = Stamp::read(payload).map_or(0, |stamp| stamp.index);
+        self.last_state = self.last_state.max(number);
     }
 }
 
@@ -103,13 +122,16 @@ mod tests {
             combo.to_vec(),
             message(kind::STATE, Tail(&fifth)),
             state.to_vec(),
+            // The value of another key, published before and kept back for longer.
+            message(kind::STATE, Tail(&fifth)),
             message(kind::END, Tail(&[])),
         ] {
             let frame = split(&mut &frame[..], SERVER_BODY_BYTES_MAX).unwrap().unwrap();
             watch.see(frame).unwrap();
         }
-        let (messages, taps, last_state) = (3, 10, 6);
-        let expected = Watch { messages, combos: 1, states: 1, taps, last_state, ended: true };
-        assert_eq!((watch, watch.frames()), (expected, 6));
+        let (messages, taps, last_state, joined_head) = (4, 10, 6, None);
+        let (combos, states, ended) = (1, 1, true);
+        let expected = Watch { messages, combos, states, taps, last_state, joined_head, ended };
+        assert_eq!((watch, watch.frames()), (expected, 7));
     }
 }

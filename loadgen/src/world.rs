@@ -14,6 +14,8 @@ use crate::watch::Watch;
 /// Different reasons for lost connections that are told apart.
 const FAULTS_MAX: usize = 32;
 const FAULT_OTHER: &str = "other reasons";
+/// Spans before the present one of which late messages are still timed.
+const PAST_SPANS_MAX: usize = 8;
 const NS_PER_US: u64 = 1000;
 
 /// How many clients are where.
@@ -84,16 +86,13 @@ pub struct Errands {
     pub refused: u64,
 }
 
-/// How much the clients know that have a connection, for whoever sends no more than fits.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Known {
-    /// Where all memberships began, and what new epochs took away: with what is accounted for, the
-    /// sum of what every membership has reached.
-    pub moved: i64,
-    /// What those have reached that have no connection.
-    pub gone: i64,
-    /// Memberships with a connection.
-    pub places: u64,
+/// A span of time that is over, and what was timed of its messages since anybody asked.
+struct Past {
+    phase: usize,
+    from_ns: u64,
+    until_ns: u64,
+    /// None as long as nothing has come.
+    timings: Option<Box<Timings>>,
 }
 
 /// Everything that the clients share.
@@ -122,8 +121,14 @@ pub struct World {
     pub timings: Timings,
     /// The rooms that are accounted for.
     pub rooms: Vec<RoomBook>,
-    /// How much clients know.
-    pub known: Known,
+    /// Somebody sends no more than what a window allows, and has to be told how far things are.
+    pub windowed: bool,
+    /// What the last survey has found: see `progress`.
+    pub known: u64,
+    /// Something may have been published by now.
+    pub publishing: bool,
+    /// What was measured before.
+    past: Vec<Past>,
     /// Epochs that rooms were in.
     pub epochs: Epochs,
     /// What the first client of each room here has seen, if the plan wants it, by room.
@@ -158,7 +163,10 @@ impl World {
             rooms: vec![RoomBook::default(); plan.rooms.count()],
             watches: own.collect(),
             watchers,
-            known: Known::default(),
+            windowed: false,
+            known: 0,
+            publishing: false,
+            past: Vec::new(),
             epochs: Epochs::default(),
             catching: Vec::new(),
             errands: Errands::default(),
@@ -202,7 +210,7 @@ impl World {
     pub fn record_stamp(&mut self, stamp: Stamp) {
         let intended_ns = stamp.intended_ns.wrapping_add_signed(self.clock_offset_ns);
         if intended_ns < self.from_ns || intended_ns >= self.until_ns {
-            return;
+            return self.record_late(intended_ns, stamp);
         }
         let latency_ns = self.now_ns.saturating_sub(intended_ns);
         self.timings.corrected.saturating_record(latency_ns / NS_PER_US);
@@ -213,6 +221,43 @@ impl World {
         }
     }
 
+    /// What was intended in a span that is over belongs to that one, however late it comes: it must
+    /// not be the slowest that are left out.
+    #[cold]
+    #[inline(never)]
+    fn record_late(&mut self, intended_ns: u64, stamp: Stamp) {
+        let (now_ns, paced) = (self.now_ns, self.paced);
+        let mut spans = self.past.iter_mut().rev();
+        let is_inside = |past: &&mut Past| (past.from_ns..past.until_ns).contains(&intended_ns);
+        let Some(past) = spans.find(is_inside) else { return };
+        let timings = past.timings.get_or_insert_default();
+        let latency_ns = now_ns.saturating_sub(intended_ns);
+        timings.corrected.saturating_record(latency_ns / NS_PER_US);
+        if paced {
+            let uncorrected_ns = latency_ns.saturating_sub(u64::from(stamp.lag_us) * NS_PER_US);
+            timings.uncorrected.saturating_record(uncorrected_ns / NS_PER_US);
+        }
+    }
+
+    /// From now on messages are timed that were to be sent in `from_ns..until_ns`; those of the span
+    /// before, which was that of `phase`, for that one. What was timed so far is taken away before.
+    pub fn time(&mut self, phase: usize, from_ns: u64, until_ns: u64) {
+        let before = Past { phase, from_ns: self.from_ns, until_ns: self.until_ns, timings: None };
+        if before.from_ns < before.until_ns {
+            if self.past.len() >= PAST_SPANS_MAX {
+                self.past.remove(0);
+            }
+            self.past.push(before);
+        }
+        (self.from_ns, self.until_ns) = (from_ns, until_ns);
+    }
+
+    /// What was timed of spans that are over, since this was last asked: with their phases.
+    pub fn take_late(&mut self) -> impl Iterator<Item = (usize, Timings)> + '_ {
+        let late = |past: &mut Past| Some((past.phase, *past.timings.take()?));
+        self.past.iter_mut().filter_map(late)
+    }
+
     /// A client's first JOINED of a room that is accounted for.
     pub fn first_joined(&mut self, room: usize, epoch: u32, head: u64) {
         let book = &mut self.rooms[room];
@@ -220,16 +265,13 @@ impl World {
             (book.joined, book.head) = (true, head);
         }
         book.epoch = book.epoch.max(epoch);
-        self.known.moved += head as i64 - book.head as i64;
-        self.known.places += 1;
     }
 
-    /// Messages of all rooms whose fate is known at every member that has a connection, on
-    /// average.
+    /// Messages of all rooms whose fate is known: of each room as many as its members here know of
+    /// on average. Of a room without a member here as many are supposed to be known as of that one
+    /// of which the fewest are. It is a little late, and 0 unless there are windows.
     pub fn progress(&self) -> u64 {
-        let known = self.tally.accounted() as i64 + self.known.moved - self.known.gone;
-        let known = u64::try_from(known).unwrap_or(0);
-        known.saturating_mul(self.rooms.len() as u64).checked_div(self.known.places).unwrap_or(0)
+        self.known
     }
 
     /// Everything that was counted, in the words of records.
@@ -293,4 +335,39 @@ fn watchers(plan: &Plan) -> BTreeMap<(u32, u32), u32> {
         });
     }
     watchers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Places;
+
+    #[test]
+    fn a_message_is_timed_for_the_phase_that_it_was_intended_in() {
+        let mut world = World::new(Arc::new(Plan::of_test(Places::Given(Vec::new()), 1)));
+        let late = |world: &mut World, now_ns: u64, intended_ns: u64| {
+            world.now_ns = now_ns;
+            world.record_stamp(Stamp { intended_ns, index: 1, lag_us: 1 });
+            let late: Vec<_> = world.take_late().collect();
+            let lens =
+                late.iter().map(|(phase, t)| (*phase, t.corrected.max())).collect::<Vec<_>>();
+            (world.timings.corrected.len(), lens)
+        };
+        assert_eq!(late(&mut world, 5_000, 4_000), (0, vec![]), "nothing is timed yet");
+        world.time(0, 10_000, 20_000);
+        assert_eq!(late(&mut world, 19_000, 10_000), (1, vec![]));
+        world.time(1, 20_000, 30_000);
+        assert_eq!(late(&mut world, 25_000, 20_000), (2, vec![]));
+        assert_eq!(late(&mut world, 26_000, 19_000), (2, vec![(1, 7)]));
+        assert_eq!(late(&mut world, 26_000, 9_000), (2, vec![]), "before any span");
+        world.time(2, u64::MAX, u64::MAX);
+        world.time(3, 40_000, 50_000);
+        assert_eq!(late(&mut world, 45_000, 19_000), (2, vec![(1, 26)]), "two phases ago");
+        assert_eq!(late(&mut world, 45_000, 29_000), (2, vec![(2, 16)]));
+        assert_eq!(late(&mut world, 45_000, 35_000), (2, vec![]), "between two spans");
+        for phase in 4..100 {
+            world.time(phase, 50_000, 60_000);
+        }
+        assert_eq!(world.past.len(), PAST_SPANS_MAX, "what is kept of the past is bounded");
+    }
 }

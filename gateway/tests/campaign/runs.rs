@@ -1,16 +1,19 @@
 //! `run`: each kind of fault gets its class and its exit code, with counts that are exact where the
 //! proxy counts, and what is no fault is not taken for one.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use barrage_loadgen::exit::Exit;
 use barrage_loadgen::faults::Faults;
 use barrage_loadgen::faults::mischief::{Dose, Frames};
 use barrage_loadgen::faults::weather::Plan;
 
-use crate::common::TempDir;
+use crate::common::{SOON, TempDir};
 use crate::harness::{Course, Outcome, generator, ns, pause_after, until_counted};
 
+/// Busy threads beside a worker: it gets its turn every few milliseconds.
+const RIVALS: usize = 4;
 /// Clients of a plain campaign.
 const CLIENTS: u32 = 10;
 const CHAT: &str = "[streams.chat]\nmessages_per_s = 200\ncategory = 7\nsize = 64\n";
@@ -179,6 +182,33 @@ fn a_generator_that_cannot_keep_up_says_invalid() {
     assert_eq!(outcome.wrong(), [0; 3]);
     outcome.assert_exit(Exit::Invalid);
     assert!(outcome.total("published") < outcome.total("offered"));
+}
+
+#[test]
+fn a_generator_that_shares_its_core_says_invalid() {
+    let course = Course::new(Faults::default());
+    // With two cores or more the worker has the last; with one everybody has it.
+    let core = *barrage_sys::cores_online().last().expect("there is one");
+    let over = AtomicBool::new(false);
+    let outcome = std::thread::scope(|scope| {
+        for _ in 0..RIVALS {
+            scope.spawn(|| {
+                barrage_sys::pin_to_core(core).expect("it is ours");
+                // The bound is for a campaign that panics.
+                let until = Instant::now() + SOON;
+                while !over.load(Ordering::Relaxed) && Instant::now() < until {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        let outcome = run(&course, &clients(), &format!("{STEADY}{CHAT}"), "");
+        over.store(true, Ordering::Relaxed);
+        outcome
+    });
+    assert_eq!(outcome.wrong(), [0; 3]);
+    outcome.assert_exit(Exit::Invalid);
+    let reasons = outcome.told["summary"]["verdict"]["invalid_reasons"].to_string();
+    assert!(reasons.contains("waited for a core"), "{reasons}");
 }
 
 #[test]

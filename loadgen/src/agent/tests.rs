@@ -48,13 +48,13 @@ fn one_leader_at_a_time_and_the_next_when_it_has_gone() {
         let error = format!("{error:#}");
         assert!(error.contains("another campaign"), "{error}");
     };
-    turned_away(Remote::connect(&address, "sesame").expect_err("one at a time"));
+    turned_away(Remote::connect(&address, "sesame").err().expect("one at a time"));
     drop(first);
     // The agent needs a moment to see that the first has gone.
     while let Err(error) = Remote::connect(&address, "sesame") {
         turned_away(error);
     }
-    let other = Remote::connect(&address, "open").expect_err("the token is another");
+    let other = Remote::connect(&address, "open").err().expect("the token is another");
     drop(other);
     stop.store(true, Ordering::Relaxed);
     agent.join().unwrap();

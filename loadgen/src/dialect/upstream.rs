@@ -247,6 +247,8 @@ impl Speech {
 fn posted(response: http::Response, bytes: &[u8]) -> Result<(usize, Heard<'_>), Fault> {
     let line = bytes.split(|&byte| byte == b'\r').next().unwrap_or_default();
     let answer = match response.status {
+        // Provisional: the answer is still to come.
+        150..=199 => return Ok((response.whole, Heard::Nothing)),
         200..=299 => Answer::Taken,
         _ => Answer::Refused(printable(line)),
     };
@@ -422,7 +424,7 @@ mod tests {
                     b"Content-Length: 2\r\n\r\n\r\n",
                     b"Transfer-Encoding: chunked\r\n\r\n3\r\nnay\r\n0\r\n\r\n",
                 ),
-                (b"three", b"HTTP/1.1 204 No Content\r\n\r\n"),
+                (b"three", b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n"),
             ],
         );
         assert_eq!(said, [None, Some("HTTP/1.1 403 Forbidden".to_owned()), None]);

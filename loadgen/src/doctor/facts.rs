@@ -1,4 +1,4 @@
-//! What this machine and process are: read here, judged in [`super::judge`].
+//! What this machine and process are: read here, judged in [`mod@super::judge`].
 
 use std::fs;
 use std::path::Path;

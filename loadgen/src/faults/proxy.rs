@@ -278,3 +278,47 @@ fn listen_on(address: SocketAddr) -> io::Result<Socket> {
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::faults::{Config, spawn};
+
+    /// How long anything may take on a busy machine.
+    const SOON: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn a_stall_holds_back_what_clients_say_too() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let to = listener.local_addr().expect("it is bound");
+        let listen = "127.0.0.1:0".parse().expect("an address");
+        let faults = Faults { bytes_only: true, ..Faults::default() };
+        let proxy = spawn(Config { listen, to, faults, seed: 1 }).expect("a free port");
+        let mut client = TcpStream::connect(proxy.address).expect("the proxy listens");
+        let (mut target, _) = listener.accept().expect("the proxy connects");
+        target.set_read_timeout(Some(SOON)).expect("it is longer than nothing");
+        let mut way = || {
+            let from = Instant::now();
+            client.write_all(b"!").expect("the proxy reads");
+            target.read_exact(&mut [0]).expect("the proxy writes");
+            from.elapsed()
+        };
+        way();
+        proxy.stall(Duration::from_secs(1));
+        let from = Instant::now();
+        // Some get through before the proxy hears of it.
+        while way() < Duration::from_millis(500) {
+            assert!(from.elapsed() < SOON, "nothing is held back");
+        }
+        assert_eq!(proxy.stop().expect("it ends in order").stalls, 1);
+    }
+
+    #[test]
+    fn connections_are_no_more_than_descriptors_for_both_ends() {
+        assert_eq!([0, 64, 1024, u64::MAX].map(links_max), [0, 0, 480, LINKS_MAX]);
+    }
+}

@@ -12,7 +12,7 @@ use crate::plan::{Plan, is_of_share};
 use crate::ramp::{BATCH_MAX, IN_FLIGHT_MAX, connect};
 use crate::random::Random;
 use crate::scenario::{Churn, Disconnect};
-use crate::session::Phase;
+use crate::session::{Client, Phase};
 
 /// Connections in a row that may fail before a client stays away for good.
 const TRIES_MAX: u8 = 10;
@@ -101,8 +101,9 @@ impl Fleet {
             let client = &mut self.clients[number];
             let k = self.world.plan.first + number as u32;
             if client.phase == Phase::Ready && is_of_share(k, disconnect.percent) {
-                client.awaited = true;
-                self.away.awaited += 1;
+                // Who has to catch up after one is away once more, and still one.
+                let again = std::mem::replace(&mut client.awaited, true);
+                self.away.awaited += u64::from(!again);
                 let back_ns = self.world.now_ns + disconnect.away_ns;
                 let back_ns = back_ns + (gone as f64 * step_ns) as u64;
                 self.drop_client(number, disconnect.resume, false, back_ns);
@@ -116,18 +117,35 @@ impl Fleet {
         self.away.awaited
     }
 
-    /// Nobody goes from now on, and whoever is away and would go on where it was comes back now.
+    /// Nobody goes from now on. Whoever is away comes back now, if it would go on where it was, if
+    /// somebody waits for it or if it has tried before; the others have gone for good.
     pub fn come_home(&mut self) {
         self.away.draining = true;
         let now_ns = self.world.now_ns;
         let due = std::mem::take(&mut self.away.due).into_iter();
-        let (back, gone): (Vec<_>, Vec<_>) =
-            due.partition(|Reverse((_, number))| self.clients[*number as usize].resume);
+        let (back, gone): (Vec<_>, Vec<_>) = due.partition(|Reverse((_, number))| {
+            let client = &self.clients[*number as usize];
+            client.resume || client.awaited || client.tries > 0
+        });
         self.away.due =
             back.into_iter().map(|Reverse((_, number))| Reverse((now_ns, number))).collect();
         for Reverse((_, number)) in gone {
             self.clients[number as usize].phase = Phase::Gone;
-            self.not_awaited(number as usize);
+        }
+    }
+
+    /// Counts those who were to come back and have not: nothing more will come.
+    pub(super) fn count_unreturned(&mut self) {
+        let draining = self.away.draining;
+        let is_overdue = |client: &&Client| match client.phase {
+            Phase::Connecting | Phase::Handshake | Phase::Hello | Phase::Welcomed | Phase::Away => {
+                client.known && (draining || client.tries > 0)
+            }
+            Phase::Ready | Phase::Gone => false,
+        };
+        for _ in self.clients.iter().filter(is_overdue) {
+            self.world.counts.unreturned += 1;
+            self.world.fault("did not come back before the end".to_owned());
         }
     }
 
@@ -203,22 +221,9 @@ impl Fleet {
         }
         client.rare = None;
         client.unanswered = 0;
-        self.follow_known(number, 1);
         for place in &mut self.memberships[number * self.per_client..][..self.per_client] {
             place.leave();
         }
-    }
-
-    /// What a client has reached counts as that of one who is away (1), or no more (-1).
-    fn follow_known(&mut self, number: usize, sign: i64) {
-        let (plan, rooms) = (&self.world.plan, &self.world.rooms);
-        let (known, memberships) = (&mut self.world.known, &self.memberships);
-        plan.rooms.each(plan.k(number), |place| {
-            let member = &memberships[number * self.per_client + place.nth];
-            let Some(room) = place.book.filter(|_| member.known()) else { return };
-            known.gone += sign * (member.reached() as i64 - rooms[room].head as i64);
-            known.places = known.places.saturating_add_signed(-sign);
-        });
     }
 
     /// Connects those whose time to come back has come; says whether there were any.
@@ -233,10 +238,7 @@ impl Fleet {
             begun += 1;
             let number = number as usize;
             match connect(ring, &self.world.plan, self.world.plan.k(number)) {
-                Ok(conn) => {
-                    self.take(number, conn);
-                    self.follow_known(number, -1);
-                }
+                Ok(conn) => self.take(number, conn),
                 Err(why) => {
                     self.world.fault(why);
                     self.try_again(number);
@@ -246,9 +248,13 @@ impl Fleet {
         begun > 0
     }
 
-    /// Looks whether a client has heard what it has missed.
+    /// Looks whether a client has heard what it has missed. Of each place only the newest number
+    /// counts, so there are never more than it has places.
     #[cold]
     pub(super) fn catch_up(&mut self, number: usize, catching: &mut Vec<(u32, u64)>) {
+        let new = &mut self.world.catching;
+        catching.retain(|(nth, _)| !new.iter().any(|(newer, _)| newer == nth));
+        catching.append(new);
         let places = &self.memberships[number * self.per_client..][..self.per_client];
         catching.retain(|&(nth, upto)| {
             places.get(nth as usize).is_some_and(|place| place.reached() < upto)

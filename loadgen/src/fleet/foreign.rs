@@ -18,14 +18,14 @@ pub(super) struct Foreign<'a> {
 const EPOCH: u32 = 0;
 
 impl Heard for Foreign<'_> {
-    /// Nothing tells a subscriber where a room is. If nothing was heard of it before, it is at its
-    /// beginning; else the next message says it, and what was before that is not this client's, or
-    /// was missed by one that was there before.
+    /// Nothing tells a subscriber where a room is. If nothing can have been published before, it is
+    /// at its beginning; else the next message says it, and what was before that is not this
+    /// client's, or was missed by one that was there before.
     fn ready(&mut self) {
         let Some(room) = self.room() else { return };
         let head = self.world.rooms[room].newest;
         let Some(place) = self.memberships.first_mut() else { return };
-        self.client.floating = place.known() || head > 0;
+        self.client.floating = place.known() || head > 0 || self.world.publishing;
         if !self.client.floating {
             place.join_in(alias_of(room), EPOCH, head);
             self.world.first_joined(room, EPOCH, head);

@@ -23,6 +23,9 @@ const GARBAGE_BYTES: u64 = 256;
 const FLOOD_FRAMES: u32 = 2000;
 /// A flood goes on when less than this waits to be sent: the gateway may not read it.
 const UNSENT_BYTES_MAX: usize = 256 * 1024;
+/// It receives so often in a turn at most: a gateway that answers a flood as fast as it comes must not
+/// keep the others waiting.
+const RECEIVES_MAX: u32 = 16;
 /// What one says in its own room, shorter than any message that is timed.
 const CHATTER: &[u8] = b"spam";
 
@@ -248,7 +251,7 @@ impl Act {
 
     /// Hears why the gateway has had enough; an error says how the connection has ended.
     fn hear(&mut self, world: &mut World) -> Result<(), String> {
-        loop {
+        for _ in 0..RECEIVES_MAX {
             match self.link.receive(&mut world.buffer) {
                 Ok(None) => return Ok(()),
                 Ok(Some(0)) => return Err("the gateway has ended the connection".to_owned()),
@@ -262,6 +265,7 @@ impl Act {
                 Err(error) => return Err(format!("broken: {error}")),
             }
         }
+        Ok(())
     }
 }
 

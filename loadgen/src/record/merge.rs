@@ -354,6 +354,8 @@ mod tests {
         let delivered =
             |record: &Record| record.summary.as_ref().map_or(0, |summary| summary.totals.delivered);
         assert_eq!(summary.totals.delivered, sum(&delivered));
+        let bytes = summary.generator_bytes_per_client.expect("both tell it");
+        assert!((bytes - 180.0).abs() < 1e-9, "as each says: {bytes}");
         assert_eq!(record.rows.len() as u64, sum(&|part| part.rows.len() as u64));
         assert!(record.rows.is_sorted_by_key(|row| row.line.from_ns));
         assert!(out.join("r1-worker-0.hlog").exists() && out.join("r2-publisher.hlog").exists());

@@ -16,7 +16,7 @@ use clap::Args;
 use crate::exit::{Ended, Exit};
 use crate::record::page::chart::{Series, escape, over_nines, over_time};
 use crate::record::page::columns::{Column, Columns};
-use crate::record::{Record, Times};
+use crate::record::{Counts, Record, Times};
 
 const STYLE: &str = include_str!("page/style.css");
 const SCRIPT: &str = include_str!("page/script.js");
@@ -77,7 +77,7 @@ pub fn page(record: &Record, other: Option<&Record>) -> Result<String> {
     ))
 }
 
-fn latency(cut: &Columns) -> String {
+fn latency(cut: &Columns<'_>) -> String {
     let series = [
         series(cut, "50th percentile", |column| column.p50),
         series(cut, "99th percentile", |column| column.p99),
@@ -118,27 +118,25 @@ fn at_nines(times: &Times, nines: f64) -> Option<f64> {
     told.then(|| times.value_at_quantile(1.0 - beyond).max(1) as f64)
 }
 
-fn timelines(cut: &Columns) -> String {
-    let rate = |count: fn(&Column) -> u64| {
-        move |column: &Column| Some(count(column) as f64 / column.seconds)
-    };
+fn timelines(cut: &Columns<'_>) -> String {
+    let rate = |count: fn(&Counts) -> u64| move |column: &Column<'_>| Some(column.rate(count));
     let one = |title: &str, series: &[Series], format| {
         over_time(title, &times(cut), series, &cut.backdrop, format)
     };
     let mut text = one(
         "Messages a second",
         &[
-            series(cut, "offered", rate(|column| column.counts.offered)),
-            series(cut, "published", rate(|column| column.counts.published)),
-            series(cut, "admitted", rate(|column| column.counts.admitted)),
+            series(cut, "offered", rate(|counts| counts.offered)),
+            series(cut, "published", rate(|counts| counts.published)),
+            series(cut, "admitted", rate(|counts| counts.admitted)),
         ],
         plain,
     );
     text += &one(
         "Deliveries a second",
         &[
-            series(cut, "delivered", rate(|column| column.counts.delivered)),
-            series(cut, "left out and declared", rate(|column| column.counts.declared_shed)),
+            series(cut, "delivered", rate(|counts| counts.delivered)),
+            series(cut, "left out and declared", rate(|counts| counts.declared_shed)),
         ],
         plain,
     );
@@ -146,14 +144,10 @@ fn timelines(cut: &Columns) -> String {
     text += &one(
         "Connections a second",
         &[
-            series(
-                cut,
-                "ready",
-                rate(|column| column.counts.connected + column.counts.reconnected),
-            ),
-            series(cut, "lost", rate(|column| column.counts.lost)),
-            series(cut, "dropped on purpose", rate(|column| column.counts.dropped)),
-            series(cut, "failed", rate(|column| column.counts.failed)),
+            series(cut, "ready", rate(|counts| counts.connected + counts.reconnected)),
+            series(cut, "lost", rate(|counts| counts.lost)),
+            series(cut, "dropped on purpose", rate(|counts| counts.dropped)),
+            series(cut, "failed", rate(|counts| counts.failed)),
         ],
         plain,
     );
@@ -176,11 +170,11 @@ fn timelines(cut: &Columns) -> String {
     text + &one("How late messages are sent", &lag, micros)
 }
 
-fn times(cut: &Columns) -> Vec<f64> {
+fn times(cut: &Columns<'_>) -> Vec<f64> {
     cut.columns.iter().map(|column| column.at).collect()
 }
 
-fn series(cut: &Columns, name: &str, of: impl Fn(&Column) -> Option<f64>) -> Series {
+fn series(cut: &Columns<'_>, name: &str, of: impl Fn(&Column<'_>) -> Option<f64>) -> Series {
     Series { name: name.to_owned(), values: cut.columns.iter().map(of).collect() }
 }
 

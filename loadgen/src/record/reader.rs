@@ -266,6 +266,17 @@ mod tests {
     }
 
     #[test]
+    fn samples_of_the_target_are_put_in_order() {
+        let dir = place("disorder");
+        Made { seconds: 2, ..Made::default() }.write(&dir, true);
+        let before = fs::read_to_string(dir.join(TARGET)).expect("it is there");
+        let backwards = before.lines().rev().map(|line| format!("{line}\n"));
+        fs::write(dir.join(TARGET), backwards.collect::<String>()).expect("it can be written");
+        let record = Record::read(&dir).expect("it is one");
+        assert!(record.target.len() > 2 && record.target.is_sorted_by_key(|one| one.at_ns));
+    }
+
+    #[test]
     fn foreign_and_damaged_files_are_told() {
         let dir = place("damaged");
         Made { seconds: 2, ..Made::default() }.write(&dir, true);

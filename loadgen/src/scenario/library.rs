@@ -59,6 +59,24 @@ mod tests {
         }
     }
 
+    /// Messages wait for clients who are away: no percentile can be under that time when more than
+    /// its share of the deliveries do.
+    #[test]
+    fn no_objective_is_under_the_time_that_clients_are_away() {
+        for ready in READY {
+            let scenario = file::load(ready.name, &[]).expect(ready.name).scenario;
+            let slo = &scenario.slo;
+            for churn in scenario.phases.iter().filter_map(|phase| phase.churn) {
+                let away_ms = churn.away_ns as f64 / 1e6;
+                let away = churn.clients_per_s * away_ms / 1e3 / f64::from(scenario.clients.count);
+                for (beyond, objective) in [(0.1, slo.p90_ms), (0.01, slo.p99_ms)] {
+                    let possible = objective.is_none_or(|ms| ms > away_ms || away < beyond);
+                    assert!(possible, "{}: {away} of the clients are away", ready.name);
+                }
+            }
+        }
+    }
+
     /// The settings that a scenario's comment suggests belong to it.
     #[test]
     fn every_suggested_setting_is_understood() {

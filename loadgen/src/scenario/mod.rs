@@ -1,5 +1,5 @@
 //! A scenario: what a campaign does to which target, and what has to come of it. This is the model;
-//! [`file`](file) reads it from TOML, [`library`] has ready ones, [`layout`] says who is in which
+//! [`mod@file`] reads it from TOML, [`library`] has ready ones, [`layout`] says who is in which
 //! room.
 
 pub mod file;

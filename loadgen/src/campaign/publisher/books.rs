@@ -65,6 +65,8 @@ struct Room {
     published: u32,
     /// The latest publish that is known to have a number of its own: its index, and the number.
     head: Option<(u32, u64)>,
+    /// The first number that was given to us; none once numbers began again.
+    first_seq: Option<u64>,
     /// So many of another server's latest answers were refusals: it is not known yet whether
     /// anything was taken behind them.
     refused: u32,
@@ -80,18 +82,31 @@ impl Room {
     /// that is no higher says that numbers began again in between.
     fn number(&mut self, index: u32, seq: u64) {
         let (head, highest) = self.head.unwrap_or((index.wrapping_sub(1), 0));
+        let first = if self.head.is_none() { Some(seq) } else { self.first_seq };
+        self.first_seq = first.map(|first| first.min(seq));
         let is_later = is_later(index, head);
         let began_again = if is_later { seq <= highest } else { seq > highest };
         if is_later {
             self.head = Some((index, seq));
         }
         let last_seq = &mut self.admitted.last_seq;
+        if began_again {
+            self.first_seq = None;
+        }
         match (is_later, began_again) {
             (true, true) => *last_seq = seq,
             (true, false) | (false, false) => *last_seq = seq.max(*last_seq),
             // An answer from before they began again.
             (false, true) => {}
         }
+    }
+
+    /// Numbers between the first and the last of ours that nobody of us got: somebody else has
+    /// published here. Not known once numbers began again.
+    fn others(&self) -> u64 {
+        let Some(first) = self.first_seq.filter(|_| !self.ended) else { return 0 };
+        let numbers = (self.admitted.last_seq + 1).saturating_sub(first);
+        numbers.saturating_sub(self.admitted.admitted)
     }
 
     /// Whether something was published in it, and it has no end yet.
@@ -247,11 +262,16 @@ impl Books {
     /// not known what their members are to have got.
     pub fn close(mut self, need_ends: bool) -> Published {
         self.settle();
+        // What was merged has a number that is told to several, or to nobody; so may have what was
+        // never answered.
+        let is_plain = self.counts.merged == 0 && self.counts.unanswered == 0;
+        let others = self.rooms.iter().filter(|room| is_plain && !room.unsure).map(Room::others);
         let is_unsure = |room: &&Room| room.unsure || room.refused > 0;
         let is_open = |room: &&Room| is_unsure(room) || (need_ends && room.is_open());
         Published {
             open: self.rooms.iter().filter(is_open).count() as u64,
             unsure: self.rooms.iter().filter(is_unsure).count() as u64,
+            others: others.sum(),
             rooms: self.rooms.iter().map(|room| room.admitted).collect(),
             refused: self.refused,
             counts: self.counts,
@@ -272,6 +292,24 @@ mod tests {
     fn say(books: &mut Books, room: u32, what: What) -> Sent {
         let index = books.publish(0, room);
         Sent { phase: 0, room, index, what: Word::Said(what), intended_ns: 0, measured: true }
+    }
+
+    #[test]
+    fn numbers_that_are_not_ours_are_somebody_elses() {
+        let check = |numbers: &[u64], expected| {
+            let mut books = Books::new(1, 1);
+            let sent: Vec<Sent> =
+                numbers.iter().map(|_| say(&mut books, 0, What::Message)).collect();
+            for (sent, &seq) in sent.iter().zip(numbers) {
+                books.reply(sent, Code::Ok, seq);
+            }
+            assert_eq!(books.close(false).others, expected, "{numbers:?}");
+        };
+        check(&[], 0);
+        check(&[7, 8, 9], 0);
+        check(&[7, 9, 12], 3);
+        // Numbers began again: whose the others were is not known.
+        check(&[7, 9, 1, 2], 0);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The publishing thread of a campaign: says what the [`schedule`] asks for, when it asks for it, and
-//! keeps books of what the target answered.
+//! The publishing thread of a campaign: says what the [`schedule`] asks for, when it asks for it,
+//! and keeps books of what the target answered.
 
 mod books;
 mod close;
@@ -35,10 +35,10 @@ const PATIENCE: Patience = Patience { silence_ns: SILENCE_NS, backlog_ns: BACKLO
 /// What the publisher is told. Moments are of this machine's clock.
 #[derive(Clone, Debug)]
 pub enum Say {
-    /// Publish this phase's streams from one moment to another; what is to be sent from `from_ns` on
-    /// is measured. Nothing to publish is a phase, too. A phase that is said before the one in force
-    /// is over ends it when it begins itself. What was due before its end and was held back by the
-    /// target is sent after it, for some seconds at most.
+    /// Publish this phase's streams from one moment to another; what is to be sent from `from_ns`
+    /// on is measured. Nothing to publish is a phase, too. A phase that is said before the one in
+    /// force is over ends it when it begins itself. What was due before its end and was held back
+    /// by the target is sent after it, for some seconds at most.
     Phase {
         /// The phase, by its place in the scenario.
         index: usize,
@@ -52,8 +52,8 @@ pub enum Say {
         members: Arc<Vec<u32>>,
     },
     /// Publish nothing more but what is due already and was held back by the target, for some
-    /// seconds at most. Collect the answers, wait until merged messages have gone out, end the rooms'
-    /// books; then end.
+    /// seconds at most. Collect the answers, wait until merged messages have gone out, end the
+    /// rooms' books; then end.
     Close,
 }
 
@@ -80,6 +80,8 @@ pub struct Published {
     pub counts: Counts,
     /// Refusals, by code; among them those that were more than the target's policy allows.
     pub refused: BTreeMap<String, u64>,
+    /// Numbers between ours that others got: somebody else has published in these rooms.
+    pub others: u64,
     /// Rooms whose books could not be ended, or are unsure.
     pub open: u64,
     /// Rooms of which it is not known what their members are to have got: another server has

@@ -301,8 +301,8 @@ fn what_is_held_back_for_too_long_was_offered_and_delays_no_phase() {
     let [one, two] = [0, 1].map(|phase| left.phase(phase).0);
     assert_eq!([one.offered, one.published, two.offered, two.published], [20, 1, 50, 50]);
     assert!(seen[1..].iter().all(|seen| seen.stamp.intended_ns >= turn_ns));
-    let indices = (1..).zip(&seen).map(|(n, seen)| n == seen.stamp.index);
-    assert!(indices.fold(true, |all, is_next| all && is_next), "nobody misses what was not sent");
+    let mut indices = (1..).zip(&seen);
+    assert!(indices.all(|(n, seen)| n == seen.stamp.index), "nobody misses what was not sent");
 }
 
 #[test]

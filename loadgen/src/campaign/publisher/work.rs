@@ -168,7 +168,8 @@ impl Publisher {
         Ok(())
     }
 
-    /// Listens to the leader. To close is in force at once, whatever else was said, and the last word.
+    /// Listens to the leader. To close is in force at once, whatever else was said, and is the last
+    /// word.
     fn hear(&mut self) {
         self.is_alone |= self.reporter.is_unheard;
         while !self.is_closing() {

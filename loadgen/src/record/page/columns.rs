@@ -15,18 +15,21 @@ const NS_PER_S: f64 = 1e9;
 const COLUMNS_MAX: f64 = 240.0;
 /// Rows of the heat map for each factor of ten.
 const ROWS_PER_TEN: f64 = 8.0;
+/// The least that the end of a run is taken for, in seconds: a rate over less would be no rate.
+const SLIVER_S: f64 = 0.1;
 /// The most events that are drawn.
 const EVENTS_MAX: usize = 500;
 
 /// A column.
 #[derive(Clone, Debug, Default)]
-pub struct Column {
+pub struct Column<'a> {
     /// Its middle, in seconds since the beginning.
     pub at: f64,
-    /// Its length.
+    /// How much of it there was a run in.
     pub seconds: f64,
-    /// What was counted in it.
-    pub counts: Counts,
+    /// What was counted in the intervals that lie in it, with how much of each does: intervals are
+    /// a little longer than columns, and a whole one in each would leave some columns empty.
+    pub counted: Vec<(&'a Counts, f64)>,
     /// Clients that were ready at its end.
     pub ready: u64,
     /// The busiest worker, in percent of a core.
@@ -45,10 +48,18 @@ pub struct Column {
     pub target_rss: Option<f64>,
 }
 
+impl Column<'_> {
+    /// How often something was counted in a second.
+    pub fn rate(&self, of: impl Fn(&Counts) -> u64) -> f64 {
+        let count = self.counted.iter().map(|(counts, share)| of(counts) as f64 * share);
+        count.sum::<f64>() / self.seconds
+    }
+}
+
 /// A record in columns.
-pub struct Columns {
+pub struct Columns<'a> {
     /// The columns.
-    pub columns: Vec<Column>,
+    pub columns: Vec<Column<'a>>,
     /// The heat map's cells.
     pub cells: Vec<Cell>,
     /// Phases and events.
@@ -56,7 +67,7 @@ pub struct Columns {
 }
 
 /// Cuts a record.
-pub fn cut(record: &Record) -> Result<Columns> {
+pub fn cut(record: &Record) -> Result<Columns<'_>> {
     let began = record.head.began_ns;
     let second = |at_ns: u64| at_ns.saturating_sub(began) as f64 / NS_PER_S;
     let seconds = record.rows.iter().map(|row| second(row.line.to_ns)).fold(1.0, f64::max);
@@ -67,13 +78,16 @@ pub fn cut(record: &Record) -> Result<Columns> {
         let middle = f64::midpoint(second(row.line.from_ns), second(row.line.to_ns));
         places[((middle / width) as usize).min(count - 1)].push(row);
     }
+    let mut counted = counted(record, width, count, second);
     let mut ready = BTreeMap::new();
     let mut heats = Vec::new();
-    let mut columns = Vec::new();
+    let mut columns = Vec::with_capacity(count);
     for (place, rows) in places.iter().enumerate() {
         let (from, to) = (place as f64 * width, (place as f64 + 1.0) * width);
         let (mut column, latencies) = column(rows, &mut ready)?;
-        (column.at, column.seconds) = (f64::midpoint(from, to), width);
+        column.counted = std::mem::take(&mut counted[place]);
+        column.at = f64::midpoint(from, to);
+        column.seconds = (seconds - from).clamp(SLIVER_S, width);
         let ns = |at: f64| began.saturating_add((at * NS_PER_S) as u64);
         let cpu = cpu_at(&record.target, ns(to)).zip(cpu_at(&record.target, ns(from)));
         column.target_cpu = cpu.map(|(end, begin)| (end - begin).max(0.0) / width * 100.0);
@@ -86,13 +100,35 @@ pub fn cut(record: &Record) -> Result<Columns> {
     Ok(Columns { columns, cells: cells(&heats), backdrop })
 }
 
+/// The counts of all intervals in the columns in which they lie, each with its share.
+fn counted(
+    record: &Record,
+    width: f64,
+    count: usize,
+    second: impl Fn(u64) -> f64,
+) -> Vec<Vec<(&Counts, f64)>> {
+    let mut columns = vec![Vec::new(); count];
+    for row in record.rows.iter().filter(|row| !is_odd(&row.line.source)) {
+        let (from, to) = (second(row.line.from_ns), second(row.line.to_ns));
+        let place = |at: f64| ((at / width) as usize).min(count - 1);
+        for (at, column) in columns.iter_mut().enumerate().take(place(to) + 1).skip(place(from)) {
+            let (left, right) = (at as f64 * width, (at as f64 + 1.0) * width);
+            let share = match to > from {
+                true => (to.min(right) - from.max(left)) / (to - from),
+                false => 1.0,
+            };
+            column.push((&row.line.counts, share));
+        }
+    }
+    columns
+}
+
 /// All that some rows say, and their latencies. `ready` are the clients of each source.
-fn column<'a>(rows: &[&'a Row], ready: &mut BTreeMap<&'a str, u64>) -> Result<(Column, Times)> {
+fn column<'a>(rows: &[&'a Row], ready: &mut BTreeMap<&'a str, u64>) -> Result<(Column<'a>, Times)> {
     let mut column = Column::default();
     let (mut latencies, mut lags) = (no_times(), no_times());
     for row in rows {
         let line = &row.line;
-        column.counts.add(&line.counts);
         ready.insert(&line.source, line.ready);
         let busy = match line.logged.iter().any(|kind| kind == "lag") || is_publisher(line) {
             true => &mut column.busy_publisher,
@@ -159,4 +195,31 @@ fn backdrop(record: &Record, seconds: f64, second: impl Fn(u64) -> f64) -> Backd
     let events =
         events.map(|event| (format!("{}: {}", event.kind, event.text), second(event.at_ns)));
     Backdrop { seconds, phases: phases.collect(), events: events.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::samples::{Made, place};
+
+    #[test]
+    fn an_even_rate_is_even_though_intervals_are_longer_than_columns() {
+        let (dir, made) = (place("columns"), Made::default());
+        made.write(&dir, true);
+        let mut record = Record::read(&dir).expect("it is one");
+        record.rows.retain(|row| row.line.source == "publisher");
+        let began = record.head.began_ns;
+        for (nth, row) in (0..).zip(&mut record.rows) {
+            row.line.from_ns = began + nth * 1_100_000_000;
+            row.line.to_ns = began + (nth + 1) * 1_100_000_000;
+            row.line.counts = Counts { offered: 110, ..Counts::default() };
+        }
+        record.rows.truncate(13);
+        let cut = cut(&record).expect("its times can be read");
+        assert_eq!(cut.columns.len(), 15, "14.3 seconds");
+        for column in &cut.columns {
+            let rate = column.rate(|counts| counts.offered);
+            assert!((rate - 100.0).abs() < 1e-6, "{rate} at {}", column.at);
+        }
+    }
 }

@@ -294,6 +294,10 @@ fn what_does_not_go_together_is_refused() {
     says(&["rooms.per_client=65"], "65 is out of range; 1 to 64 is allowed");
     says(&["streams.chat.category=1", "streams.chat.categories=[{ id = 2 }]"], "not both");
     says(&["phases.connect.clients=11"], "phases.connect.clients: there are only 10 clients");
+    let falls = "phases=[{ name = \"a\", kind = \"ramp\" }, \
+                 { name = \"b\", kind = \"ramp\", clients = 5 }]";
+    says(&[falls], "10 are connected by then, and a ramp only rises");
+    assert_eq!(set(&["phases.steady.secs=100"]).phases[1].warmup_ns, ns(2.0));
     says(&["phases.steady.warmup_s=20"], "must leave something to measure");
     says(&["phases.steady.name=connect"], "another phase has the same name");
     says(&["phases.steady.streams=[]", "slo.p99_ms=5"], "slo.p99_ms: no phase publishes anything");
@@ -309,6 +313,9 @@ fn what_does_not_go_together_is_refused() {
     says(&[states, "rooms.count=4", "rooms.per_client=2"], "rooms.per_client = 1 only");
     let gifts = "streams.chat={ kind = \"gifts\", givers_per_room = 20 }";
     says(&[gifts], "givers are members, and a room has about 10");
+    let crowd = "streams={ a = { kind = \"gifts\", givers_per_room = 4000000 }, \
+                 b = { kind = \"gifts\", givers_per_room = 4000000 } }";
+    says(&[crowd, "clients.count=4000000"], "8000000 givers in all its rooms");
     let stored = "streams.chat={ kind = \"states\", ack = \"stored\" }";
     says(&[stored], "what is merged is not stored");
     let two = format!("{SMALL}[streams.other]\nwindow = 3\n");
