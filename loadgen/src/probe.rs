@@ -122,6 +122,9 @@ struct Line {
     difference_us: Option<Difference>,
 }
 
+/// Pushes that may be lost before the first has come; each is waited for.
+const LOST_AT_FIRST_MAX: u64 = 2;
+
 /// Runs the command.
 pub fn run(args: &ProbeArgs, stop: &Arc<AtomicBool>) -> Result<Ended> {
     if args.room.checked_add(1).is_none() {
@@ -204,6 +207,14 @@ fn push(
             match push_once(args, &mut upstream, &mut clients[way], room, turn)? {
                 Some(ns) => samples[way].add(What::Push, ns),
                 None => samples[way].lost_pushes += 1,
+            }
+            if samples[way].of(What::Push).is_empty()
+                && samples[way].lost_pushes >= LOST_AT_FIRST_MAX
+            {
+                bail!(TargetLost(format!(
+                    "no push came through {}: is that the gateway that --upstream leads to?",
+                    ways[way]
+                )));
             }
             pause(args, stop);
         }

@@ -18,7 +18,7 @@ use crate::procfs;
 use crate::ramp::Ramp;
 use crate::record::{Counts, Interval};
 use crate::scenario::layout::Layout;
-use crate::scenario::{Scenario, StreamKind};
+use crate::scenario::{Rate, Scenario, StreamKind};
 use crate::shared::{Shared, write};
 use crate::sources::Sources;
 use crate::watch::kind;
@@ -145,6 +145,17 @@ fn is_watched(scenario: &Scenario) -> bool {
     })
 }
 
+/// Whether somebody sends no more than what a window allows.
+fn has_windows(scenario: &Scenario) -> bool {
+    scenario.streams.iter().any(|stream| match stream.kind {
+        StreamKind::Messages { rate, .. } => match rate {
+            Rate::Window(_) => true,
+            Rate::Messages(_) | Rate::Deliveries(_) => false,
+        },
+        StreamKind::Gifts { .. } | StreamKind::States { .. } => false,
+    })
+}
+
 /// What a drain waits for.
 struct Drain {
     last_seqs: Vec<u64>,
@@ -178,7 +189,8 @@ impl Worker {
         orders: Receiver<Order>,
         reports: Sender<Report>,
     ) -> Result<Self> {
-        let engine = Engine::new(plan)?;
+        let mut engine = Engine::new(plan)?;
+        engine.fleet.world.windowed = has_windows(&job.scenario);
         let now_ns = engine.fleet.world.now_ns;
         Ok(Self {
             job,
@@ -254,9 +266,11 @@ impl Worker {
             }
             Order::Phase { index, from_ns, to_ns } => {
                 self.end_interval();
-                self.phase = index;
                 let world = &mut self.engine.fleet.world;
-                (world.from_ns, world.until_ns) = (from_ns, to_ns);
+                world.time(self.phase, from_ns, to_ns);
+                let phase = self.job.scenario.phases.get(index);
+                world.publishing |= phase.is_some_and(|phase| !phase.streams.is_empty());
+                self.phase = index;
             }
             Order::Churn(churn) => fleet.set_churn(churn),
             Order::Disconnect(disconnect) => {
@@ -324,7 +338,19 @@ impl Worker {
             timings: std::mem::take(&mut world.timings),
         };
         (self.interval_ns, self.cpu, self.told) = (to_ns, cpu, totals);
-        self.say(What::Interval(Box::new(interval)));
+        // What was on its way at the end of a phase is timed for that phase, and counted for this.
+        let late = world.take_late().map(|(phase, timings)| Interval {
+            source: interval.source.clone(),
+            phase,
+            busy: 0.0,
+            counts: Counts::default(),
+            timings,
+            ..interval
+        });
+        let late: Vec<_> = late.collect();
+        for interval in late.into_iter().chain([interval]) {
+            self.say(What::Interval(Box::new(interval)));
+        }
     }
 
     /// Since the thread began. A kernel that does not tell finds no fault.

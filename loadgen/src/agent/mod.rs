@@ -122,7 +122,7 @@ pub struct Agent {
     greeted: AtomicUsize,
     /// Whether a campaign is being served.
     serving: AtomicBool,
-    /// Whether a campaign was served.
+    /// Whether a campaign was served, or is.
     served: AtomicBool,
 }
 

@@ -45,7 +45,6 @@ pub fn serve(agent: &Agent, stream: TcpStream, peer: SocketAddr) -> Result<()> {
     }
     eprintln!("agent: {peer} leads");
     let result = lead(agent, reader, &writer);
-    agent.served.store(true, Ordering::Release);
     agent.serving.store(false, Ordering::Release);
     eprintln!("agent: {peer} has gone");
     result
@@ -144,7 +143,11 @@ impl Campaign<'_> {
                     self.writer.say(&Word::Begun)?;
                 }
                 Word::Order(told) => match &self.part {
-                    Some(part) => part.order(told.into()),
+                    Some(part) => {
+                        // A campaign that was given up before it began is none.
+                        self.agent.served.store(true, Ordering::Release);
+                        part.order(told.into());
+                    }
                     None => bail!("an order came before the campaign"),
                 },
                 Word::End => return Ok(()),

@@ -4,18 +4,30 @@ use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 
-use crate::campaign::publisher::Published;
 use crate::clock::SECOND_NS;
 use crate::latency::Summary as Percentiles;
-use crate::orders::Books as Last;
 use crate::record::kept::{Figures, TargetSample};
 use crate::record::totals::is_odd;
 use crate::record::{Counts, Interval, Timings};
-use crate::watch::Watch;
 
 /// Of odd clients those who are accounted for.
 const SLOW: &str = "slow";
 const PUBLISHER: &str = "publisher";
+
+/// What a phase is there for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sort {
+    /// Clients connect.
+    Ramp,
+    /// Something is measured, and nothing is published.
+    #[default]
+    Quiet,
+    /// Something is published and measured; by a window when not paced.
+    Publishing {
+        /// Whether every message has a moment at which it is due.
+        paced: bool,
+    },
+}
 
 /// When a phase was, and what of it is measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,7 +68,7 @@ pub struct Books {
 #[derive(Default)]
 struct PhaseBook {
     name: String,
-    is_ramp: bool,
+    sort: Sort,
     span: Span,
     counts: Counts,
     timings: Timings,
@@ -85,12 +97,11 @@ impl Inside {
 }
 
 impl Books {
-    /// Of phases with these names; whether each is a ramp. If all deliveries are timed, their number
-    /// says how many came of what was measured.
-    pub fn new(phases: impl Iterator<Item = (String, bool)>, is_all_timed: bool) -> Self {
-        let phases = phases
-            .map(|(name, is_ramp)| PhaseBook { name, is_ramp, ..PhaseBook::default() })
-            .collect();
+    /// Of phases with these names. If all deliveries are timed, their number says how many came of
+    /// what was measured.
+    pub fn new(phases: impl Iterator<Item = (String, Sort)>, is_all_timed: bool) -> Self {
+        let phases =
+            phases.map(|(name, sort)| PhaseBook { name, sort, ..PhaseBook::default() }).collect();
         let (running, slow) = (Counts::default(), Counts::default());
         Self { phases, is_all_timed, running, slow, samples: Vec::new() }
     }
@@ -139,6 +150,13 @@ impl Books {
         (self.figures_of(&all, "measured"), seconds)
     }
 
+    /// The figures of each measured phase in which messages were due.
+    pub fn paced(&self) -> Vec<Figures> {
+        let is_paced = |phase: &&PhaseBook| phase.sort == Sort::Publishing { paced: true };
+        let paced = self.all_measured().filter(is_paced);
+        paced.map(|phase| self.figures_of(&[phase], &phase.name)).collect()
+    }
+
     /// The end of what is measured.
     pub fn measured_to_ns(&self) -> u64 {
         self.all_measured().map(|phase| phase.span.to_ns).max().unwrap_or_default()
@@ -165,7 +183,7 @@ impl Books {
 
     /// Clients that got ready in a second, over all ramps.
     pub fn connects_per_s(&self) -> Option<f64> {
-        let ramps = || self.phases.iter().filter(|phase| phase.is_ramp);
+        let ramps = || self.phases.iter().filter(|phase| phase.sort == Sort::Ramp);
         let seconds: f64 = ramps().map(|ramp| ramp.span.lasted_s()).sum();
         let connected: u64 = ramps().map(|ramp| ramp.counts.connected).sum();
         (seconds > 0.0).then(|| connected as f64 / seconds)
@@ -173,7 +191,7 @@ impl Books {
 
     /// Growth of the target's memory over the first ramp, per client that got ready in it.
     pub fn target_bytes_per_client(&self) -> Option<f64> {
-        let ramp = self.phases.iter().find(|phase| phase.is_ramp)?;
+        let ramp = self.phases.iter().find(|phase| phase.sort == Sort::Ramp)?;
         let known = || self.samples.iter().filter_map(|look| Some((look.at_ns, look.rss_bytes?)));
         let before = known().take_while(|(at_ns, _)| *at_ns <= ramp.span.began_ns).last();
         let after = known().find(|(at_ns, _)| *at_ns >= ramp.span.ended_ns);
@@ -231,18 +249,23 @@ impl Books {
             counts.add(&phase.counts);
             timings.add(&phase.timings);
         }
-        let inside = inside(phases.iter().copied());
-        let seconds: f64 = phases.iter().map(|phase| phase.span.measured_s()).sum();
+        // In a pause nobody delivers, and that says nothing of how fast it goes.
+        let loud = loud(phases);
+        let inside_loud = inside(loud.iter().copied());
+        let seconds: f64 = loud.iter().map(|phase| phase.span.measured_s()).sum();
         let per_s = |of: fn(&Inside) -> f64| -> f64 {
-            inside.values().map(|part| of(part) * SECOND_NS as f64 / part.ns).sum()
+            inside_loud.values().map(|part| of(part) * SECOND_NS as f64 / part.ns).sum()
         };
         let deliveries_per_s = match self.is_all_timed {
-            true => timings.corrected.len() as f64 / seconds,
+            true => {
+                loud.iter().map(|phase| phase.timings.corrected.len()).sum::<u64>() as f64 / seconds
+            }
             false => per_s(|part| part.delivered),
         };
         let deliveries_per_s = (seconds > 0.0).then_some(deliveries_per_s);
-        let target_cpu_s: Option<f64> =
-            phases.iter().map(|phase| cpu_s(&self.samples, &phase.span)).sum::<Option<f64>>();
+        let cpu_of = |phases: &[&PhaseBook]| -> Option<f64> {
+            phases.iter().map(|phase| cpu_s(&self.samples, &phase.span)).sum()
+        };
         let lasted_s: f64 = phases.iter().map(|phase| phase.span.lasted_s()).sum();
         Figures {
             name: name.to_owned(),
@@ -255,17 +278,29 @@ impl Books {
             answer_us: percentiles(&timings.answer),
             connect_us: percentiles(&timings.connect),
             deliveries_per_s,
-            admitted_per_s: inside.contains_key(PUBLISHER).then(|| per_s(|part| part.admitted)),
+            admitted_per_s: inside_loud
+                .contains_key(PUBLISHER)
+                .then(|| per_s(|part| part.admitted)),
             connects_per_s: (counts.connected > 0 && lasted_s > 0.0)
                 .then(|| counts.connected as f64 / lasted_s),
-            target_cpu_s: target_cpu_s.filter(|_| seconds > 0.0),
-            deliveries_per_target_cpu_s: match (deliveries_per_s, target_cpu_s) {
+            target_cpu_s: cpu_of(phases).filter(|_| seconds > 0.0),
+            deliveries_per_target_cpu_s: match (deliveries_per_s, cpu_of(&loud)) {
                 (Some(per_s), Some(cpu_s)) if cpu_s > 0.0 => Some(per_s * seconds / cpu_s),
                 _ => None,
             },
-            busy: share(&inside, |part| part.busy_ns),
+            busy: share(&inside(phases.iter().copied()), |part| part.busy_ns),
         }
     }
+}
+
+/// Of some phases those in which something is published; all, if it is in none.
+fn loud<'a>(phases: &[&'a PhaseBook]) -> Vec<&'a PhaseBook> {
+    let is_loud = |phase: &&&PhaseBook| match phase.sort {
+        Sort::Publishing { .. } => phase.span.measured_s() > 0.0,
+        Sort::Ramp | Sort::Quiet => false,
+    };
+    let loud: Vec<_> = phases.iter().filter(is_loud).copied().collect();
+    if loud.is_empty() { phases.to_vec() } else { loud }
 }
 
 /// The moment of a look; none was before everything.
@@ -301,55 +336,9 @@ fn at(looks: &[(u64, f64)], at_ns: u64) -> Option<(u64, f64)> {
     Some((at_ns, before + (after - before) * part))
 }
 
-/// The last words of all workers and of the publisher.
-#[derive(Default)]
-pub struct Closing {
-    /// All counts.
-    pub totals: Counts,
-    /// Why connections ended.
-    pub ended: BTreeMap<String, u64>,
-    /// What first clients have seen.
-    pub watches: Vec<(u32, Watch)>,
-    /// User memory of the generator per client, the most.
-    pub bytes_per_client: u64,
-}
-
-impl Closing {
-    /// A worker's last word.
-    pub fn add(&mut self, books: Last) {
-        self.totals.add(&books.counts);
-        for (why, count) in books.faults {
-            *self.ended.entry(why).or_default() += count;
-        }
-        self.watches.extend(books.watches);
-        self.bytes_per_client = self.bytes_per_client.max(books.bytes_per_client);
-    }
-
-    /// Counts the rooms whose totals are not what was let in, as far as their first client has
-    /// missed nothing; what is more than was let in is wrong in any case. How many could not be
-    /// checked is the answer.
-    pub fn check_totals(&mut self, published: &Published) -> u64 {
-        let totals = &self.totals;
-        let missed =
-            totals.declared_shed + totals.declared_reset + totals.disconnected + totals.unexplained;
-        let (mut wrong, mut unchecked) = (0, 0);
-        for (room, watch) in &self.watches {
-            let Some(admitted) = published.rooms.get(*room as usize) else { continue };
-            let is_complete = watch.ended && (missed == 0 || watch.frames() == admitted.last_seq);
-            let is_more = watch.taps > admitted.taps || watch.last_state > admitted.last_state;
-            let differs = watch.taps != admitted.taps || watch.last_state != admitted.last_state;
-            wrong += u64::from(is_more || (is_complete && differs));
-            unchecked += u64::from(!is_complete && admitted.last_seq > 0);
-        }
-        self.totals.wrong_totals += wrong;
-        unchecked
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::campaign::publisher::Let;
 
     fn interval(source: &str, from_s: u64, delivered: u64, busy: f64) -> Interval {
         Interval {
@@ -366,7 +355,7 @@ mod tests {
 
     #[test]
     fn rates_are_of_what_is_measured_and_counts_of_everything() {
-        let mut books = Books::new([("steady".to_owned(), false)].into_iter(), false);
+        let mut books = Books::new([("steady".to_owned(), Sort::Quiet)].into_iter(), false);
         let (from_ns, to_ns) = (SECOND_NS, 3 * SECOND_NS);
         *books.span(0) = Span { began_ns: 0, ended_ns: to_ns, from_ns, to_ns };
         for (from_s, delivered, busy) in [(0, 500, 0.9), (1, 100, 0.2), (2, 300, 0.4)] {
@@ -390,7 +379,7 @@ mod tests {
             rss_bytes: Some(rss),
             ..TargetSample::default()
         };
-        let names = [("up".to_owned(), true), ("on".to_owned(), false)];
+        let names = [("up".to_owned(), Sort::Ramp), ("on".to_owned(), Sort::Quiet)];
         let mut books = Books::new(names.into_iter(), false);
         let s = SECOND_NS;
         *books.span(0) = Span { began_ns: s, ended_ns: 3 * s, ..Span::default() };
@@ -413,8 +402,48 @@ mod tests {
     }
 
     #[test]
+    fn a_pause_does_not_make_the_others_slower_nor_better() {
+        let loud = Sort::Publishing { paced: true };
+        let sorts = [Sort::Ramp, loud, Sort::Quiet, Sort::Publishing { paced: false }, loud];
+        for is_all_timed in [true, false] {
+            let names = sorts.iter().enumerate().map(|(nth, &sort)| (nth.to_string(), sort));
+            let mut books = Books::new(names, is_all_timed);
+            let sample = |at_s: u64| TargetSample {
+                at_ns: at_s * SECOND_NS,
+                cpu_s: Some(at_s as f64 / 2.0),
+                ..TargetSample::default()
+            };
+            books.samples = (0..=5).map(sample).collect();
+            for phase in 0..sorts.len() {
+                let (from_ns, to_ns) = (phase as u64 * SECOND_NS, (phase as u64 + 1) * SECOND_NS);
+                let measured_ns = if phase == 0 { (0, 0) } else { (from_ns, to_ns) };
+                *books.span(phase) = Span {
+                    began_ns: from_ns,
+                    ended_ns: to_ns,
+                    from_ns: measured_ns.0,
+                    to_ns: measured_ns.1,
+                };
+                let delivered = [0, 90, 0, 60, 30][phase];
+                let mut part = interval("worker-0", phase as u64, delivered, 0.1);
+                part.phase = phase;
+                part.timings.corrected.record_n(500, delivered).expect("within the bounds");
+                part.counts.offered = delivered;
+                books.add(&part);
+            }
+            let (measured, seconds) = books.measured();
+            assert_eq!((seconds, measured.deliveries_per_s), (4.0, Some(60.0)));
+            assert_eq!(measured.target_cpu_s, Some(2.0));
+            assert_eq!(measured.deliveries_per_target_cpu_s, Some(120.0));
+            let paced: Vec<_> =
+                books.paced().into_iter().map(|each| (each.name, each.counts.offered)).collect();
+            assert_eq!(paced, [("1".to_owned(), 90), ("4".to_owned(), 30)]);
+            assert_eq!(books.figures(2).deliveries_per_s, Some(0.0));
+        }
+    }
+
+    #[test]
     fn a_phase_that_no_interval_lies_within_has_its_part_of_them() {
-        let mut books = Books::new([("short".to_owned(), false)].into_iter(), true);
+        let mut books = Books::new([("short".to_owned(), Sort::Quiet)].into_iter(), true);
         let (from_ns, to_ns) = (SECOND_NS / 2, 3 * SECOND_NS / 2);
         *books.span(0) = Span { began_ns: from_ns, ended_ns: to_ns, from_ns, to_ns };
         for (from_s, delivered, busy) in [(0, 100, 0.2), (1, 300, 0.6), (2, 1000, 1.0)] {
@@ -432,23 +461,5 @@ mod tests {
         assert!((books.waited() - 0.05).abs() < 1e-9, "{}", books.waited());
         assert_eq!(measured.deliveries_per_s, Some(240.0), "as many as were timed");
         assert_eq!(measured.admitted_per_s, Some(200.0));
-    }
-
-    #[test]
-    fn totals_are_wrong_when_nothing_was_missed_and_they_differ() {
-        let check = |taps, last_state, ended, shed, expected| {
-            let watch = Watch { taps, last_state, ended, combos: 3, ..Watch::default() };
-            let mut closing = Closing { watches: vec![(0, watch)], ..Closing::default() };
-            closing.totals.declared_shed = shed;
-            let room = Let { last_seq: 9, admitted: 3, taps: 5, last_state: 4 };
-            let published = Published { rooms: vec![room], ..Published::default() };
-            let unchecked = closing.check_totals(&published);
-            assert_eq!((closing.totals.wrong_totals, unchecked), expected);
-        };
-        check(5, 4, true, 0, (0, 0));
-        check(4, 4, true, 0, (1, 0));
-        check(5, 3, true, 0, (1, 0));
-        check(4, 4, true, 1, (0, 1));
-        check(6, 4, false, 1, (1, 1));
     }
 }

@@ -1,26 +1,36 @@
 //! The end of a campaign: everybody's books, and what has come of it.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use anyhow::Result;
 
 use crate::campaign::crew;
+use crate::campaign::guard::{Patience, Wait};
 use crate::campaign::judge::{self, Facts};
 use crate::campaign::keep::Keep;
 use crate::campaign::lead::{End, Leader};
 use crate::campaign::publisher::{Published, Say};
 use crate::clock::SECOND_NS;
-use crate::orders::Order;
+use crate::orders::{Books as Last, Order};
+use crate::record::Counts;
 use crate::record::kept::{Clock, Summary};
-use crate::scenario::{PhaseKind, Rate, StreamKind};
+use crate::scenario::{PhaseKind, StreamKind};
+use crate::watch::Watch;
 
 /// How long the publisher may take to collect answers and to end rooms; it has bounds of its own
 /// that are shorter.
 const PUBLISHER_NS: u64 = 150 * SECOND_NS;
-/// How long missing messages are waited for.
+/// How long missing messages are waited for while nothing comes. Odd clients are waited for as long
+/// in any case.
 const DRAIN_NS: u64 = 10 * SECOND_NS;
+/// How long they are waited for while something comes.
+const DRAIN_NS_MAX: u64 = 60 * SECOND_NS;
 /// The same when the run was stopped.
 const DRAIN_STOPPED_NS: u64 = 3 * SECOND_NS;
+/// How often it is looked whether anything comes.
+const DRAIN_LOOK_NS: u64 = SECOND_NS;
 /// How long books may take after that.
 const BOOKS_NS: u64 = 20 * SECOND_NS;
 /// How long everything may take when the target is lost.
@@ -34,8 +44,9 @@ impl Leader<'_> {
         self.is_closing = true;
         let is_lost = matches!(self.end, Some(End::Lost(_)));
         let published = self.end_publishing(is_lost)?;
+        let is_lost = matches!(self.end, Some(End::Lost(_)));
         self.collect_books(&published, is_lost)?;
-        let unchecked = self.closing.check_totals(&published);
+        let unchecked = self.closing.check_totals(&published, self.late_ramp);
         if unchecked > 0 {
             let text = format!("{unchecked} rooms' totals could not be checked");
             self.event("note", text)?;
@@ -89,7 +100,13 @@ impl Leader<'_> {
                 return Ok(Published::default());
             }
         };
-        if let Some(why) = published.broken.as_ref().filter(|_| !is_lost) {
+        // It may have seen that only now. Whoever has stopped the run did not wait for it.
+        if published.target_lost && !matches!(self.end, Some(End::Stopped | End::Lost(_))) {
+            let why = published.broken.as_deref().unwrap_or("it took no more publishes");
+            self.end = Some(End::Lost(format!("the publisher has ended: {why}")));
+        }
+        let is_ours = !is_lost && !published.target_lost;
+        if let Some(why) = published.broken.as_ref().filter(|_| is_ours) {
             let text = format!("publishing ended early: {why}");
             if !self.parts_broken.iter().any(|known| known.contains(why.as_str())) {
                 self.parts_broken.push(text);
@@ -99,25 +116,15 @@ impl Leader<'_> {
     }
 
     fn collect_books(&mut self, published: &Published, is_lost: bool) -> Result<()> {
-        let now = self.now_ns();
-        let drain_ns = match &self.end {
-            Some(End::Lost(_)) => 0,
-            Some(End::Stopped) => DRAIN_STOPPED_NS,
-            Some(End::Aborted(_) | End::Broken(_)) | None => DRAIN_NS,
-        };
         let mut last_seqs: Vec<u64> = published.rooms.iter().map(|room| room.last_seq).collect();
         last_seqs.resize(self.scenario.rooms.count as usize, 0);
-        let was_ended = self.end.is_some();
-        self.order_drain(&last_seqs, now + drain_ns);
-        let bound_ns = if is_lost { LOST_NS } else { drain_ns + BOOKS_NS };
-        let is_hurried = |this: &Self| !was_ended && this.end == Some(End::Stopped);
-        self.hear_until(now + bound_ns, |this| this.all_over() || is_hurried(this))?;
-        if is_hurried(self) {
-            // Whoever stops a run now does not want to wait for what is missing.
-            let now = self.now_ns();
-            self.order_drain(&last_seqs, now);
-            self.hear_until(now + LOST_NS, Self::all_over)?;
-        }
+        let bound_ns = match is_lost {
+            true => self.cut_drain(&last_seqs, LOST_NS),
+            false => self.drain(&last_seqs)?,
+        };
+        let was_stopped = self.is_stopped();
+        let is_over = |this: &Self| this.all_over() || (!was_stopped && this.is_stopped());
+        self.hear_until(self.now_ns() + bound_ns, is_over)?;
         self.crew.dismiss();
         // What is said between that and the end of the threads.
         self.hear_until(self.now_ns() + LOST_NS, |this| {
@@ -135,10 +142,57 @@ impl Leader<'_> {
         Ok(())
     }
 
-    fn order_drain(&self, last_seqs: &[u64], until_ns: u64) {
-        let drain = Order::Drain { last_seqs: last_seqs.to_vec(), until_ns };
-        self.crew.order(&drain);
-        self.crew.order_odd(drain);
+    /// Waits for what is on its way, as long as any of it comes. How long books may take after that
+    /// is the answer.
+    fn drain(&mut self, last_seqs: &[u64]) -> Result<u64> {
+        let (now, was_stopped) = (self.now_ns(), self.is_stopped());
+        let (quiet_ns, most_ns) = match was_stopped {
+            true => (DRAIN_STOPPED_NS, DRAIN_STOPPED_NS),
+            false => (DRAIN_NS, DRAIN_NS_MAX),
+        };
+        let is_hurried = |this: &Self| !was_stopped && this.is_stopped();
+        // Workers hear when to end; that they end by themselves is for a leader that does not say.
+        self.order_drain(last_seqs, now + most_ns + BOOKS_NS, now + quiet_ns);
+        let mut patience = Patience::new(now, quiet_ns, most_ns);
+        loop {
+            // Reports come about once a second, too.
+            let step_ns = patience.until_ns().min(self.now_ns() + DRAIN_LOOK_NS);
+            self.hear_until(step_ns, |this| this.hands_are_over() || is_hurried(this))?;
+            if self.hands_are_over() {
+                // What is still missing will not come.
+                return Ok(quiet_ns + BOOKS_NS);
+            }
+            let delivered = self.known.iter().map(|known| known.running.delivered).sum();
+            let waits = patience.look(self.now_ns(), delivered);
+            // Whoever stops a run now does not want to wait for what is missing.
+            if waits != Wait::On || is_hurried(self) {
+                self.drain_cut = waits == Wait::Cut || self.is_stopped();
+                let books_ns = if is_hurried(self) { LOST_NS } else { BOOKS_NS };
+                return Ok(self.cut_drain(last_seqs, books_ns));
+            }
+        }
+    }
+
+    /// Lets everybody end now, for which there is so much time: that is the answer.
+    fn cut_drain(&self, last_seqs: &[u64], books_ns: u64) -> u64 {
+        let now = self.now_ns();
+        self.order_drain(last_seqs, now, now);
+        books_ns
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Lets workers and odd clients end when all is there, or then.
+    fn order_drain(&self, last_seqs: &[u64], until_ns: u64, odd_until_ns: u64) {
+        let drain = |until_ns| Order::Drain { last_seqs: last_seqs.to_vec(), until_ns };
+        self.crew.order(&drain(until_ns));
+        self.crew.order_odd(drain(odd_until_ns));
+    }
+
+    fn hands_are_over(&self) -> bool {
+        self.known.iter().all(|known| known.is_over)
     }
 
     /// Whether everybody has left books, or will not any more.
@@ -146,7 +200,7 @@ impl Leader<'_> {
         let odd_thread = self.crew.threads.get(self.known.len());
         let is_odd_over = self.odd_over.iter().all(|over| *over)
             || odd_thread.is_some_and(JoinHandle::is_finished);
-        self.known.iter().all(|known| known.is_over) && is_odd_over
+        self.hands_are_over() && is_odd_over
     }
 
     /// Waits for what was to be seen of the target at the end of what is measured.
@@ -168,7 +222,6 @@ impl Leader<'_> {
             let phases = phases.filter(|phase| !matches!(phase.kind, PhaseKind::Ramp { .. }));
             phases.flat_map(|phase| phase.streams.iter().map(|&at| &self.scenario.streams[at]))
         };
-        let is_window = |kind| matches!(kind, StreamKind::Messages { rate: Rate::Window(_), .. });
         let totals = &self.closing.totals;
         let never = u64::from(self.clients).saturating_sub(totals.connected);
         // One that has given up was said to have returned, too.
@@ -184,9 +237,11 @@ impl Leader<'_> {
             target_bytes_per_client: self.books.target_bytes_per_client(),
             reconnect_s: self.reconnect_s.filter(|_| self.away_since_ns.is_none() && all_came_back),
             publishes: measured_streams().next().is_some(),
-            paced: !measured_streams().any(|stream| is_window(stream.kind)),
+            paced: self.books.paced(),
             expected: self.expected(published),
             open_rooms: published.open,
+            unsure_rooms: published.unsure,
+            drain_cut: self.drain_cut,
             ended: self.closing.ended.clone().into_iter().collect(),
             clocks: clocks.to_vec(),
             stopped: self.end == Some(End::Stopped),
@@ -220,8 +275,85 @@ impl Leader<'_> {
             && !merges
             && all_books
             && self.parts_broken.is_empty()
-            && totals.unanswered == 0;
+            && totals.unanswered == 0
+            && published.unsure == 0;
         let rooms = published.rooms.iter().zip(&self.members);
         is_known.then(|| rooms.map(|(room, &members)| room.admitted * u64::from(members)).sum())
+    }
+}
+
+/// The last words of all workers and of the publisher.
+#[derive(Default)]
+pub struct Closing {
+    /// All counts.
+    pub totals: Counts,
+    /// Why connections ended.
+    pub ended: BTreeMap<String, u64>,
+    /// What first clients have seen.
+    pub watches: Vec<(u32, Watch)>,
+    /// User memory of the generator per client, the most.
+    pub bytes_per_client: u64,
+}
+
+impl Closing {
+    /// A worker's last word.
+    pub fn add(&mut self, books: Last) {
+        self.totals.add(&books.counts);
+        for (why, count) in books.faults {
+            *self.ended.entry(why).or_default() += count;
+        }
+        self.watches.extend(books.watches);
+        self.bytes_per_client = self.bytes_per_client.max(books.bytes_per_client);
+    }
+
+    /// Counts the rooms whose totals are not what was let in, as far as their first client has
+    /// missed nothing; what is more than was let in is wrong in any case. One that may have joined
+    /// when something was published already knows only a part. How many could not be checked is the
+    /// answer.
+    pub fn check_totals(&mut self, published: &Published, late_ramp: bool) -> u64 {
+        let totals = &self.totals;
+        let missed =
+            totals.declared_shed + totals.declared_reset + totals.disconnected + totals.unexplained;
+        let (mut wrong, mut unchecked) = (0, 0);
+        for (room, watch) in &self.watches {
+            let Some(admitted) = published.rooms.get(*room as usize) else { continue };
+            let is_complete =
+                !late_ramp && watch.ended && (missed == 0 || watch.frames() == admitted.last_seq);
+            let is_more = watch.taps > admitted.taps || watch.last_state > admitted.last_state;
+            let differs = watch.taps != admitted.taps || watch.last_state != admitted.last_state;
+            wrong += u64::from(is_more || (is_complete && differs));
+            unchecked += u64::from(!is_complete && admitted.last_seq > 0);
+        }
+        self.totals.wrong_totals += wrong;
+        unchecked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::campaign::publisher::Let;
+
+    #[test]
+    fn totals_are_wrong_when_nothing_was_missed_and_they_differ() {
+        let check_ramped = |late_ramp, taps, last_state, ended, shed, expected| {
+            let watch = Watch { taps, last_state, ended, combos: 3, ..Watch::default() };
+            let mut closing = Closing { watches: vec![(0, watch)], ..Closing::default() };
+            closing.totals.declared_shed = shed;
+            let room = Let { last_seq: 9, admitted: 3, taps: 5, last_state: 4 };
+            let published = Published { rooms: vec![room], ..Published::default() };
+            let unchecked = closing.check_totals(&published, late_ramp);
+            assert_eq!((closing.totals.wrong_totals, unchecked), expected);
+        };
+        let check = |taps, last_state, ended, shed, expected| {
+            check_ramped(false, taps, last_state, ended, shed, expected);
+        };
+        check(5, 4, true, 0, (0, 0));
+        check(4, 4, true, 0, (1, 0));
+        check(5, 3, true, 0, (1, 0));
+        check(4, 4, true, 1, (0, 1));
+        check(6, 4, false, 1, (1, 1));
+        check_ramped(true, 4, 4, true, 0, (0, 1));
+        check_ramped(true, 6, 4, true, 0, (1, 1));
     }
 }

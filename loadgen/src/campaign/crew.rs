@@ -1,12 +1,13 @@
 //! Everybody who works for the leader of a campaign.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use barrage_sys::cores_online;
 
 use crate::agent::lead::{self, Remote, RemoteClock};
@@ -67,6 +68,7 @@ pub fn hire(loaded: &Loaded, agents: &[String], token: &str) -> Result<Crew> {
     let scenario = Arc::new(loaded.scenario.clone());
     let remotes = agents.iter().map(|address| Remote::connect(address, token));
     let remotes = remotes.collect::<Result<Vec<_>>>()?;
+    tell_apart(remotes.iter().map(Remote::name))?;
     // With agents this machine only leads and publishes: it may be a small one.
     let cores = if remotes.is_empty() { worker_cores(&scenario) } else { Vec::new() };
     let weights: Vec<u32> =
@@ -107,7 +109,7 @@ impl Crew {
             self.threads.push(worker::spawn(job, shared, orders, to.clone())?);
         }
         for (&part, remote) in far.iter().zip(remotes) {
-            let source = self.unused(remote.name());
+            let source = remote.name().to_owned();
             let job = self.job(scenario, part, &source, None);
             let (_, orders) = self.add(part, source, true);
             self.threads.push(lead::spawn(remote, loaded, job, orders, to.clone())?);
@@ -131,14 +133,6 @@ impl Crew {
             self.publisher = Some(Speaker { says, thread });
         }
         Ok(())
-    }
-
-    /// That name, with a number behind it if somebody else has it: figures are kept by name.
-    fn unused(&self, name: &str) -> String {
-        let is_free = |name: &String| self.hands.iter().all(|hand| hand.source != *name);
-        let numbered = (2..).map(|number| format!("{name}-{number}"));
-        let mut names = std::iter::once(name.to_owned()).chain(numbered);
-        names.find(is_free).expect("there are more numbers than hands")
     }
 
     fn job(&self, scenario: &Arc<Scenario>, part: Part, source: &str, core: Option<usize>) -> Job {
@@ -194,6 +188,17 @@ impl Crew {
         self.order_odd(Order::Stop);
         self.stop.store(true, Ordering::Relaxed);
     }
+}
+
+/// Figures are kept by name, so no two agents may have the same.
+fn tell_apart<'a>(names: impl Iterator<Item = &'a str>) -> Result<()> {
+    let mut known = HashSet::new();
+    for name in names {
+        if !known.insert(name) {
+            bail!("two agents are called {name}: start one of them with another `--name`");
+        }
+    }
+    Ok(())
 }
 
 /// The cores of the network threads of this machine.
@@ -260,6 +265,13 @@ mod tests {
         assert_eq!(choose(&online, 0, &[1, 2], true), some(&[1, 2]));
         assert_eq!(choose(&online, 3, &[1, 2], true), some(&[1, 2, 1]));
         assert_eq!(choose(&[0], 0, &[], false), [None]);
+    }
+
+    #[test]
+    fn two_agents_of_one_name_are_refused() {
+        assert!(tell_apart(["a", "b", "a2"].into_iter()).is_ok());
+        let error = tell_apart(["a", "b", "a"].into_iter()).unwrap_err().to_string();
+        assert!(error.contains("two agents are called a"), "{error}");
     }
 
     #[test]

@@ -52,9 +52,79 @@ impl Watchman {
     }
 }
 
+/// Whether to wait on for what may be on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// It may still come.
+    On,
+    /// Nothing has come for so long that nothing will.
+    Quiet,
+    /// It still came, and took too long.
+    Cut,
+}
+
+/// Waits as long as something comes, but not for ever.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    seen: u64,
+    moved_ns: u64,
+    quiet_ns: u64,
+    end_ns: u64,
+}
+
+impl Patience {
+    /// Begins now: for so long while nothing comes, and for so long at most.
+    pub fn new(now_ns: u64, quiet_ns: u64, most_ns: u64) -> Self {
+        Self { seen: 0, moved_ns: now_ns, quiet_ns, end_ns: now_ns + most_ns }
+    }
+
+    /// It is over then at the latest, if nothing comes.
+    pub fn until_ns(&self) -> u64 {
+        self.end_ns.min(self.moved_ns + self.quiet_ns)
+    }
+
+    /// So much has come by now.
+    pub fn look(&mut self, now_ns: u64, seen: u64) -> Wait {
+        if seen > self.seen {
+            (self.seen, self.moved_ns) = (seen, now_ns);
+        }
+        if now_ns.saturating_sub(self.moved_ns) >= self.quiet_ns {
+            Wait::Quiet
+        } else if now_ns >= self.end_ns {
+            Wait::Cut
+        } else {
+            Wait::On
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_comes_is_waited_for_and_what_does_not_is_not() {
+        use Wait::{Cut, On, Quiet};
+        let check = |looks: &[(u64, u64)], last: Wait| {
+            let mut patience = Patience::new(100, 10, 30);
+            for (nth, &(now_ns, seen)) in looks.iter().enumerate() {
+                let expected = if nth + 1 == looks.len() { last } else { On };
+                assert_eq!(patience.look(now_ns, seen), expected, "{looks:?} {nth}");
+            }
+        };
+        check(&[(109, 0)], On);
+        check(&[(109, 0), (110, 0)], Quiet);
+        check(&[(105, 1), (114, 1), (115, 1)], Quiet);
+        check(&[(109, 1), (118, 2), (127, 3), (129, 3)], On);
+        check(&[(109, 1), (118, 2), (127, 3), (130, 3)], Cut);
+        check(&[(109, 1), (118, 2), (120, 2), (128, 2)], Quiet);
+        let mut patience = Patience::new(100, 10, 30);
+        assert_eq!(patience.until_ns(), 110);
+        patience.look(109, 1);
+        assert_eq!(patience.until_ns(), 119);
+        patience.look(125, 2);
+        assert_eq!(patience.until_ns(), 130);
+    }
 
     #[test]
     fn each_abort_condition_ends_a_run_and_no_sooner() {

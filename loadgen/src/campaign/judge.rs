@@ -13,8 +13,10 @@ const LAG_US_IGNORED: u64 = 250;
 /// Longest that a worker may wait for a core, in percent of the time.
 pub const WAITED_PERCENT_MAX: f64 = 10.0;
 /// What the kernel says when it is this machine that has no more to give.
-const GENERATOR_LIMITS: [&str; 12] = [
+const GENERATOR_LIMITS: [&str; 14] = [
     "has no free port",
+    "os error 23)",
+    "Too many open files in system",
     "descriptors ran out",
     "Address already in use",
     "os error 98",
@@ -49,12 +51,16 @@ pub struct Facts {
     pub reconnect_s: Option<f64>,
     /// Whether anything was to be published while measuring.
     pub publishes: bool,
-    /// Whether messages came by a schedule, not by a window.
-    pub paced: bool,
+    /// The figures of each measured phase whose messages came by a schedule, not by a window.
+    pub paced: Vec<Figures>,
     /// Messages times members, where that can be known.
     pub expected: Option<u64>,
     /// Rooms whose books could not be ended.
     pub open_rooms: u64,
+    /// Rooms of which it is not known what their members are to have got.
+    pub unsure_rooms: u64,
+    /// Whether the end was not waited for although messages were still coming.
+    pub drain_cut: bool,
     /// Why connections ended.
     pub ended: Vec<(String, u64)>,
     /// Other machines' clocks.
@@ -91,6 +97,11 @@ pub fn judge(facts: &Facts, slo: &Slo, validity: &Validity) -> Verdict {
     Verdict { exit, why, objectives, invalid_reasons, faults, aborted: facts.aborted.clone() }
 }
 
+/// Whether it was this machine that had no more to give, by what was said of an error.
+pub fn is_own_limit(why: &str) -> bool {
+    GENERATOR_LIMITS.iter().any(|limit| why.contains(limit))
+}
+
 /// How many deliveries have a known fate.
 pub fn accounted(counts: &Counts) -> u64 {
     counts.delivered
@@ -121,8 +132,11 @@ fn advice(name: &str) -> &'static str {
 
 fn faults(facts: &Facts) -> Vec<String> {
     let totals = &facts.totals;
+    // What was not waited for, or may never have been let in, is not proven to be missing.
+    let is_proven = !facts.drain_cut && facts.unsure_rooms == 0;
+    let unexplained = if is_proven { totals.unexplained } else { 0 };
     let mut faults: Vec<String> = [
-        (totals.unexplained, "messages are missing without a word"),
+        (unexplained, "messages are missing without a word"),
         (totals.duplicate, "messages came twice"),
         (totals.reordered, "messages came after later ones"),
         (totals.over_declared, "messages were declared as left out and are not missing"),
@@ -149,8 +163,20 @@ fn invalid(facts: &Facts, validity: &Validity) -> Vec<String> {
         reasons.push("the run was stopped before its time".to_owned());
     }
     reasons.extend(facts.broken.iter().cloned());
+    let unexplained = facts.totals.unexplained;
+    if unexplained > 0 && facts.drain_cut {
+        reasons.push(format!(
+            "{unexplained} messages were not heard in time: the run ended while they may have been \
+             on their way"
+        ));
+    } else if unexplained > 0 && facts.unsure_rooms > 0 {
+        reasons.push(format!(
+            "{unexplained} messages are missing, and of {} rooms it is not known what was let in",
+            facts.unsure_rooms
+        ));
+    }
     for (why, count) in &facts.ended {
-        if GENERATOR_LIMITS.iter().any(|limit| why.contains(limit)) {
+        if is_own_limit(why) {
             reasons.push(format!(
                 "{count} connections were not made because of this machine: {why}; `doctor` says \
                  how to mend that"
@@ -182,7 +208,6 @@ fn publishing(facts: &Facts, validity: &Validity, reasons: &mut Vec<String>) {
     if !facts.publishes {
         return;
     }
-    let counts = &facts.measured.counts;
     if facts.totals.published == 0 {
         reasons.push("nothing was published".to_owned());
     } else if facts.totals.refused + facts.totals.limited == facts.totals.published {
@@ -194,31 +219,49 @@ fn publishing(facts: &Facts, validity: &Validity, reasons: &mut Vec<String>) {
     if facts.open_rooms > 0 {
         reasons.push(format!("the books of {} rooms could not be ended", facts.open_rooms));
     }
-    if !facts.paced {
-        return;
-    }
-    let share = counts.published as f64 * 100.0 / counts.offered.max(1) as f64;
-    if counts.offered > 0 && share < validity.published_percent {
+    // What a quiet phase does well does not make up for another.
+    let offered = facts.paced.iter().filter(|phase| phase.counts.offered > 0);
+    let worst = offered.max_by(|one, other| unpublished(one).total_cmp(&unpublished(other)));
+    if let Some(phase) =
+        worst.filter(|phase| unpublished(phase) > 100.0 - validity.published_percent)
+    {
         reasons.push(format!(
-            "only {} of {} messages were published when they were due: the target or the \
+            "only {} of {} messages of {} were published when they were due: the target or the \
              publishing thread cannot keep up with this rate",
-            counts.published, counts.offered
+            phase.counts.published, phase.counts.offered, phase.name
         ));
     }
-    let Some(lag) = facts.measured.lag_us.map(|lag| lag.p99) else { return };
-    let latency = facts.measured.latency_us.map(|latency| latency.p99);
-    let share_max = latency.map_or(f64::MAX, |us| us as f64 * validity.lag_percent / 100.0);
+    reasons.extend(late(&facts.paced, validity));
+}
+
+/// Percent of a phase's messages that were due and not published.
+fn unpublished(phase: &Figures) -> f64 {
+    let missing = phase.counts.offered.saturating_sub(phase.counts.published);
+    missing as f64 * 100.0 / phase.counts.offered as f64
+}
+
+/// Whether messages were sent too late in any of these phases.
+fn late(paced: &[Figures], validity: &Validity) -> Option<String> {
+    let lags = || paced.iter().filter_map(|phase| Some((phase, phase.lag_us?.p99)));
+    let (latest, lag) = lags().max_by_key(|(_, lag)| *lag)?;
     if lag as f64 > validity.lag_p99_ms * 1e3 {
-        reasons.push(format!(
-            "messages were sent {lag} µs late (p99), over {} ms",
-            validity.lag_p99_ms
-        ));
-    } else if lag > LAG_US_IGNORED && lag as f64 > share_max {
-        reasons.push(format!(
-            "messages were sent {lag} µs late (p99), over {} % of the latency's p99",
-            validity.lag_percent
+        return Some(format!(
+            "messages of {} were sent {lag} µs late (p99), over {} ms",
+            latest.name, validity.lag_p99_ms
         ));
     }
+    let share = |phase: &Figures, lag: u64| {
+        phase.latency_us.map_or(0.0, |latency| lag as f64 * 100.0 / latency.p99.max(1) as f64)
+    };
+    let (phase, lag) = lags()
+        .filter(|(_, lag)| *lag > LAG_US_IGNORED)
+        .max_by(|one, other| share(one.0, one.1).total_cmp(&share(other.0, other.1)))?;
+    (share(phase, lag) > validity.lag_percent).then(|| {
+        format!(
+            "messages of {} were sent {lag} µs late (p99), over {} % of the latency's p99",
+            phase.name, validity.lag_percent
+        )
+    })
 }
 
 fn clocks(facts: &Facts, validity: &Validity, reasons: &mut Vec<String>) {

@@ -11,7 +11,8 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
 
-use crate::campaign::books::{Books, Closing};
+use crate::campaign::books::{Books, Sort};
+use crate::campaign::close::Closing;
 use crate::campaign::crew::Crew;
 use crate::campaign::guard::Watchman;
 use crate::campaign::keep::Keep;
@@ -20,7 +21,7 @@ use crate::campaign::view::View;
 use crate::clock::SECOND_NS;
 use crate::record::Counts;
 use crate::record::kept::Event;
-use crate::scenario::{PhaseKind, Scenario, StreamKind};
+use crate::scenario::{Phase, PhaseKind, Rate, Scenario, StreamKind};
 
 use outside::Outside;
 
@@ -67,13 +68,15 @@ pub struct Leader<'a> {
     pub(super) members: Vec<u32>,
     /// Whether clients connected after something was published: then nobody knows what they missed.
     pub(super) late_ramp: bool,
+    /// Whether the end was not waited for, so that what is missing may have been on its way.
+    pub(super) drain_cut: bool,
     pub(super) reconnect_s: Option<f64>,
     /// When those lost their connection who are not all back yet.
     pub(super) away_since_ns: Option<u64>,
     pub(super) system_bytes_per_client: Option<f64>,
     pub(super) outside: Box<dyn Outside + 'a>,
     view: View,
-    stop: Arc<AtomicBool>,
+    pub(super) stop: Arc<AtomicBool>,
     scene: Scene,
     second: Second,
     watchman: Watchman,
@@ -98,8 +101,7 @@ impl<'a> Leader<'a> {
     ) -> Self {
         let now = outside.now_ns();
         let phases = scenario.phases.iter();
-        let phases =
-            phases.map(|phase| (phase.name.clone(), matches!(phase.kind, PhaseKind::Ramp { .. })));
+        let phases = phases.map(|phase| (phase.name.clone(), sort(scenario, phase)));
         Self {
             scenario,
             known: vec![Known::default(); crew.hands.len()],
@@ -114,6 +116,7 @@ impl<'a> Leader<'a> {
             clients: 0,
             members: vec![0; scenario.rooms.count as usize],
             late_ramp: false,
+            drain_cut: false,
             reconnect_s: None,
             away_since_ns: None,
             system_bytes_per_client: None,
@@ -174,6 +177,21 @@ impl<'a> Leader<'a> {
             self.tick()?;
         }
         Ok(())
+    }
+}
+
+/// What a phase is there for.
+fn sort(scenario: &Scenario, phase: &Phase) -> Sort {
+    let is_window = |&at: &usize| match scenario.streams[at].kind {
+        StreamKind::Messages { rate, .. } => matches!(rate, Rate::Window(_)),
+        StreamKind::Gifts { .. } | StreamKind::States { .. } => false,
+    };
+    match phase.kind {
+        PhaseKind::Ramp { .. } => Sort::Ramp,
+        PhaseKind::Steady | PhaseKind::Storm if phase.streams.is_empty() => Sort::Quiet,
+        PhaseKind::Steady | PhaseKind::Storm => {
+            Sort::Publishing { paced: !phase.streams.iter().any(is_window) }
+        }
     }
 }
 

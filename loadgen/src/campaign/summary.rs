@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::exit::Exit;
 use crate::latency::Summary as Percentiles;
-use crate::record::kept::{Figures, Head, Summary};
+use crate::record::kept::{Clock, Figures, Head, Summary};
 use crate::report::grouped;
 
 /// The summary, with its line ends.
@@ -13,6 +13,7 @@ pub fn text(head: &Head, summary: &Summary, dir: Option<&Path>) -> String {
     let mut text = format!("{}: {}\n{}\n\n", head.scenario, head.about, head.target);
     phases(summary, &mut text);
     counts(summary, &mut text);
+    clocks(&head.clocks, &mut text);
     objectives(summary, &mut text);
     let verdict = &summary.verdict;
     // Writing to a String does not fail.
@@ -137,6 +138,16 @@ fn counts(summary: &Summary, text: &mut String) {
     text.push('\n');
 }
 
+/// How far the agents' clocks may be off: what bounds the latencies that they measure.
+fn clocks(clocks: &[Clock], text: &mut String) {
+    for Clock { agent, error_ns, .. } in clocks {
+        let _ = writeln!(text, "clock {agent} ± {:.0} µs", (*error_ns as f64 / 1e3).ceil());
+    }
+    if !clocks.is_empty() {
+        text.push('\n');
+    }
+}
+
 fn objectives(summary: &Summary, text: &mut String) {
     for objective in &summary.verdict.objectives {
         let sign = if objective.met { '✓' } else { '✗' };
@@ -146,5 +157,22 @@ fn objectives(summary: &Summary, text: &mut String) {
         };
         let _ =
             writeln!(text, "{sign} {:<24} {found} (wanted {})", objective.name, objective.wanted);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_agent_s_clock_has_a_line_with_its_bound() {
+        let clock =
+            |agent: &str, error_ns| Clock { agent: agent.to_owned(), offset_ns: -5, error_ns };
+        let mut text = String::new();
+        clocks(&[clock("far", 6_500), clock("near", 900)], &mut text);
+        assert_eq!(text, "clock far ± 7 µs\nclock near ± 1 µs\n\n");
+        text.clear();
+        clocks(&[], &mut text);
+        assert_eq!(text, "");
     }
 }

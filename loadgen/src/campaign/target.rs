@@ -1,11 +1,13 @@
 //! The target seen from outside: whether it is there, and once a second what it uses.
 
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::campaign::judge::is_own_limit;
 use crate::clock::{SECOND_NS, now_ns, until};
 use crate::exit::TargetLost;
 use crate::gateway::Gateway;
@@ -113,8 +115,18 @@ pub fn reach_by(scenario: &Scenario, which: Doors) -> Result<(), TargetLost> {
 }
 
 fn knock(address: SocketAddr) -> Result<(), TargetLost> {
-    let refused = |error| TargetLost(format!("{address} takes no connection: {error}"));
-    TcpStream::connect_timeout(&address, CONNECT_MAX).map(drop).map_err(refused)
+    knocked(address, TcpStream::connect_timeout(&address, CONNECT_MAX).map(drop))
+}
+
+/// Whether that came of the target. When it is this machine that has no more to give, the target may
+/// well be there.
+fn knocked(address: SocketAddr, knocked: io::Result<()>) -> Result<(), TargetLost> {
+    match knocked {
+        Err(error) if !is_own_limit(&error.to_string()) => {
+            Err(TargetLost(format!("{address} takes no connection: {error}")))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// The target in a line.
@@ -129,6 +141,17 @@ pub fn name(target: &Target) -> String {
 mod tests {
     use super::*;
     use std::sync::mpsc::channel;
+
+    #[test]
+    fn limits_of_this_machine_say_nothing_of_the_target() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        for (errno, is_there) in
+            [(24, true), (23, true), (99, true), (98, true), (111, false), (110, false)]
+        {
+            let error = Err(io::Error::from_raw_os_error(errno));
+            assert_eq!(knocked(address, error).is_ok(), is_there, "{errno}");
+        }
+    }
 
     #[test]
     fn a_moment_that_is_wanted_is_waited_for_and_then_forgotten() {

@@ -22,6 +22,7 @@ fn sound() -> Facts {
         busy: 0.5,
         ..Figures::default()
     };
+    let paced = vec![Figures { name: "calm".to_owned(), ..measured.clone() }; 2];
     Facts {
         clients: 10,
         totals: counts,
@@ -31,7 +32,7 @@ fn sound() -> Facts {
         target_bytes_per_client: Some(4000.0),
         reconnect_s: Some(3.0),
         publishes: true,
-        paced: true,
+        paced,
         expected: Some(1000),
         ..Facts::default()
     }
@@ -107,7 +108,7 @@ fn late_or_missing_publishes_make_a_run_invalid() {
     use Exit::{Invalid, Pass};
     let lag = |us| {
         move |facts: &mut Facts, _: &mut Slo| {
-            facts.measured.lag_us = Some(Summary { p99: us, ..Summary::default() });
+            facts.paced[1].lag_us = Some(Summary { p99: us, ..Summary::default() });
         }
     };
     check(Pass, "", lag(1_000));
@@ -115,20 +116,63 @@ fn late_or_missing_publishes_make_a_run_invalid() {
     check(Invalid, "over 5 ms", lag(5_001));
     check(Pass, "", |facts, slo| {
         lag(9_000)(facts, slo);
-        facts.paced = false;
+        facts.paced = Vec::new();
     });
     check(Pass, "", |facts, slo| {
         lag(250)(facts, slo);
-        facts.measured.latency_us = Some(Summary { p50: 50, p99: 100, ..Summary::default() });
+        facts.paced[1].latency_us = Some(Summary { p50: 50, p99: 100, ..Summary::default() });
     });
-    check(Pass, "", |facts, _| facts.measured.counts.published = 99);
-    check(Invalid, "98 of 100", |facts, _| facts.measured.counts.published = 98);
+    check(Pass, "", |facts, _| facts.paced[0].counts.published = 99);
+    check(Invalid, "98 of 100 messages of busy", |facts, _| {
+        let counts = Counts { published: 98, ..facts.paced[0].counts };
+        facts.paced[1] = Figures { name: "busy".into(), counts, ..facts.paced[1].clone() };
+    });
+    check(Pass, "", |facts, _| {
+        facts.paced[1].counts.offered = 0;
+        facts.paced[1].counts.published = 0;
+    });
     check(Invalid, "nothing was published", |facts, _| facts.totals.published = 0);
     check(Invalid, "every publish was refused", |facts, _| {
         (facts.totals.refused, facts.totals.limited) = (60, 40);
     });
     check(Invalid, "never answered", |facts, _| facts.totals.unanswered = 1);
     check(Invalid, "2 rooms", |facts, _| facts.open_rooms = 2);
+}
+
+#[test]
+fn a_lag_is_held_against_the_latency_of_its_own_phase() {
+    let lags = |first: (u64, u64), second: (u64, u64)| {
+        move |facts: &mut Facts, _: &mut Slo| {
+            for (phase, (lag, latency)) in facts.paced.iter_mut().zip([first, second]) {
+                phase.lag_us = Some(Summary { p99: lag, ..Summary::default() });
+                phase.latency_us = Some(Summary { p99: latency, ..Summary::default() });
+            }
+            facts.paced[0].name = "storm".to_owned();
+        }
+    };
+    check(Exit::Pass, "", lags((4000, 40_000), (300, 3_000)));
+    check(Exit::Invalid, "of calm were sent 301 µs late", lags((4000, 40_000), (301, 3_000)));
+    check(Exit::Invalid, "of storm were sent 4001 µs", lags((4001, 40_000), (300, 3_000)));
+    check(Exit::Invalid, "of storm were sent 5001 µs", lags((5001, 99_000), (2000, 3_000)));
+}
+
+#[test]
+fn what_was_not_waited_for_is_not_proven_to_be_missing() {
+    let change = |unexplained, drain_cut, unsure_rooms| {
+        move |facts: &mut Facts, _: &mut Slo| {
+            facts.expected = None;
+            facts.totals.unexplained = unexplained;
+            (facts.drain_cut, facts.unsure_rooms) = (drain_cut, unsure_rooms);
+        }
+    };
+    check(Exit::Pass, "", change(0, true, 1));
+    check(Exit::Faulty, "3 messages are missing", change(3, false, 0));
+    check(Exit::Invalid, "3 messages were not heard in time", change(3, true, 0));
+    check(Exit::Invalid, "of 2 rooms it is not known", change(3, false, 2));
+    check(Exit::Faulty, "1 messages came twice", |facts, slo| {
+        change(3, true, 0)(facts, slo);
+        facts.totals.duplicate = 1;
+    });
 }
 
 #[test]

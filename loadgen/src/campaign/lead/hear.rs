@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use anyhow::Result;
 
 use super::{End, Known, Leader};
-use crate::campaign::judge::WAITED_PERCENT_MAX;
+use crate::campaign::judge::{WAITED_PERCENT_MAX, is_own_limit};
 use crate::clock::SECOND_NS;
 use crate::orders::{Report, What};
 use crate::record::{Counts, Interval};
@@ -88,7 +88,8 @@ impl Leader<'_> {
         self.event("fault", text.clone())?;
         let end = match self.outside.reach(self.scenario) {
             Err(lost) => End::Lost(format!("{lost} ({text})")),
-            Ok(()) if target_lost => End::Lost(text),
+            // When nobody could get out of here, that says nothing of the target.
+            Ok(()) if target_lost && !is_own_limit(why) => End::Lost(text),
             Ok(()) => {
                 self.parts_broken.push(text.clone());
                 End::Broken(text)

@@ -1,6 +1,8 @@
 //! The leader's way through a campaign, with hands that say what a script says, in a world whose time
 //! passes as fast as it is asked for.
 
+mod ending;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -40,6 +42,8 @@ struct Play {
     aside: Vec<Aside>,
     stop_at_s: f64,
     lost_from_s: f64,
+    /// What the publisher says at its end.
+    published: Published,
 }
 
 impl Default for Play {
@@ -51,6 +55,7 @@ impl Default for Play {
             aside: Vec::new(),
             stop_at_s: f64::MAX,
             lost_from_s: f64::MAX,
+            published: Published::default(),
         }
     }
 }
@@ -67,6 +72,8 @@ struct Stage {
     now_ns: u64,
     play: Play,
     counts: Vec<u32>,
+    /// Who has said its last word, and hears no more.
+    ended: Vec<bool>,
     orders: Vec<Receiver<Order>>,
     said: Receiver<Say>,
     due: Vec<(u64, Report)>,
@@ -133,8 +140,12 @@ impl Stage {
         for (hand, orders) in self.orders.iter().enumerate() {
             for order in orders.try_iter() {
                 self.log.borrow_mut().push((s(now), format!("{hand}: {}", name(&order))));
+                if self.ended[hand] {
+                    continue;
+                }
                 let says = (self.play.script)(hand, &order);
                 let says = says.unwrap_or_else(|| good(self.counts[hand], &order));
+                self.ended[hand] |= says.iter().any(|(_, what)| matches!(what, What::Finished(_)));
                 let reports = says
                     .into_iter()
                     .map(|(after_s, what)| (now + ns(after_s), Report { worker: hand, what }));
@@ -195,10 +206,10 @@ impl Outside for Rc<RefCell<Stage>> {
 }
 
 /// A publisher whose books are there already.
-fn speaker() -> (Speaker, Receiver<Say>) {
+fn speaker(published: Published) -> (Speaker, Receiver<Say>) {
     let room = Let { last_seq: MESSAGES, admitted: MESSAGES, ..Let::default() };
     let counts = Counts { published: MESSAGES, admitted: MESSAGES, ..Counts::default() };
-    let published = Published { rooms: vec![room], counts, ..Published::default() };
+    let published = Published { rooms: vec![room], counts, ..published };
     let (says, said) = channel();
     let thread = std::thread::spawn(move || Ok(published));
     while !thread.is_finished() {
@@ -217,7 +228,7 @@ fn play(play: Play) -> Played {
     let stop = Arc::new(AtomicBool::new(false));
     let parts = shares::divide(CLIENTS, &play.weights);
     let (_reports, reports) = channel();
-    let (publisher, said) = speaker();
+    let (publisher, said) = speaker(play.published.clone());
     let mut crew = Crew {
         hands: Vec::new(),
         publisher: Some(publisher),
@@ -240,6 +251,7 @@ fn play(play: Play) -> Played {
     let log = Rc::new(RefCell::new(Vec::new()));
     let stage = Rc::new(RefCell::new(Stage {
         now_ns: 0,
+        ended: vec![false; parts.len()],
         counts: parts.iter().map(|part| part.count).collect(),
         orders: ordered,
         said,
