@@ -215,7 +215,10 @@ struct Network {
 impl Network {
     fn new(plan: Plan, connects_per_s: f64, shared: Arc<Shared>) -> Result<Self> {
         let clients = plan.clients.into();
-        let engine = Engine::new(plan)?;
+        // Who keeps to no schedule keeps to a window.
+        let windowed = !plan.paced;
+        let mut engine = Engine::new(plan)?;
+        engine.fleet.world.windowed = windowed;
         let now_ns = engine.fleet.world.now_ns;
         let mut this = Self {
             engine,

@@ -5,6 +5,7 @@
 
 mod stub;
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +17,7 @@ use std::time::Duration;
 use barrage_loadgen::clock::{SECOND_NS, now_ns};
 use barrage_loadgen::dialect::Protocol;
 use barrage_loadgen::orders::{Books, Order, Report, What};
-use barrage_loadgen::record::{Counts, Timings};
+use barrage_loadgen::record::{Counts, Interval, Timings};
 use barrage_loadgen::scenario::layout::Layout;
 use barrage_loadgen::scenario::{
     Abort, Churn, Clients, Disconnect, Generator, Rooms, Scenario, Slo, Spread, Target, Validity,
@@ -94,6 +95,8 @@ struct Campaign {
     /// The sum of all intervals.
     counts: Counts,
     timings: Timings,
+    /// Deliveries that were timed, by phase.
+    timed: BTreeMap<usize, u64>,
 }
 
 impl Campaign {
@@ -135,6 +138,7 @@ impl Campaign {
             published: 0,
             counts,
             timings,
+            timed: BTreeMap::new(),
         };
         this.order(Order::Phase { index: 1, from_ns: 0, to_ns: u64::MAX });
         this.order(Order::Connect { clients: CLIENTS, per_s: 0.0 });
@@ -150,12 +154,25 @@ impl Campaign {
     fn wait(&mut self, is_it: impl Fn(&What) -> bool) -> What {
         loop {
             match self.reports.recv_timeout(PATIENCE).expect("the worker says something").what {
-                What::Interval(interval) => {
-                    assert_eq!(interval.source, "worker-0");
-                    self.counts.add(&interval.counts);
-                    self.timings.add(&interval.timings);
-                }
+                What::Interval(interval) => self.add(&interval),
                 what if is_it(&what) => return what,
+                other => panic!("{other:?} is not expected"),
+            }
+        }
+    }
+
+    fn add(&mut self, interval: &Interval) {
+        assert_eq!(interval.source, "worker-0");
+        self.counts.add(&interval.counts);
+        self.timings.add(&interval.timings);
+        *self.timed.entry(interval.phase).or_default() += interval.timings.corrected.len();
+    }
+
+    /// Adds up intervals until these have said enough.
+    fn hear_until(&mut self, is_enough: impl Fn(&Self) -> bool) {
+        while !is_enough(self) {
+            match self.reports.recv_timeout(PATIENCE).expect("the worker says something").what {
+                What::Interval(interval) => self.add(&interval),
                 other => panic!("{other:?} is not expected"),
             }
         }
@@ -171,12 +188,17 @@ impl Campaign {
 
     /// Publishes so many messages to each room, and waits until they have their numbers.
     fn publish(&mut self, count: u64) {
+        self.publish_intended(count, now_ns);
+    }
+
+    /// The same, with another moment at which each was to be sent.
+    fn publish_intended(&mut self, count: u64, intended: fn() -> u64) {
         for _ in 0..count {
             self.published += 1;
             for room in 0..u64::from(ROOMS) {
                 let mut payload = [0; STAMP_BYTES];
                 let index = self.published as u32;
-                Stamp { intended_ns: now_ns(), index, lag_us: 0 }.write(&mut payload);
+                Stamp { intended_ns: intended(), index, lag_us: 0 }.write(&mut payload);
                 let (ack, category, kind) = (AckMode::Accepted, 4, 1);
                 let (request, ttl_ms, merge_key) = (index, 0, 0);
                 let head = PublishHead {
@@ -228,6 +250,23 @@ impl Campaign {
         assert_eq!(accounted, expected, "each message is accounted for once: {books:?}");
         (*books, self.counts, self.timings, expected)
     }
+}
+
+/// A target that stands still while a phase ends is as slow as it is: what was intended before is
+/// timed for the phase that it was intended in, and for no other.
+#[test]
+fn what_comes_after_the_end_of_its_phase_is_timed_for_it() {
+    let mut campaign = Campaign::start(stub::start(Mischief::None), 50.0);
+    campaign.order(Order::Phase { index: 2, from_ns: now_ns(), to_ns: u64::MAX });
+    campaign.hear_until(|campaign| campaign.timed.contains_key(&2));
+    campaign.publish_intended(7, || now_ns() - 10 * SECOND_NS);
+    campaign.publish(2);
+    let members = u64::from(CLIENTS) * 2;
+    campaign.hear_until(|campaign| campaign.timed.values().sum::<u64>() >= 9 * members);
+    assert_eq!(campaign.timed, BTreeMap::from([(0, 0), (1, 7 * members), (2, 2 * members)]));
+    let (books, counts, timings, expected) = campaign.end();
+    assert_eq!((books.counts, books.counts.delivered), (counts, expected));
+    assert_eq!(timings.corrected.len(), expected, "each is timed once");
 }
 
 fn storm(percent: f64, resume: bool, away_ns: u64) -> Order {

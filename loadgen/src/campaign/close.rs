@@ -46,7 +46,7 @@ impl Leader<'_> {
         let published = self.end_publishing(is_lost)?;
         let is_lost = matches!(self.end, Some(End::Lost(_)));
         self.collect_books(&published, is_lost)?;
-        let unchecked = self.closing.check_totals(&published, self.late_ramp);
+        let unchecked = self.closing.check_totals(&published, self.began_quietly());
         if unchecked > 0 {
             let text = format!("{unchecked} rooms' totals could not be checked");
             self.event("note", text)?;
@@ -261,17 +261,13 @@ impl Leader<'_> {
     /// first message, every publish was answered, and nothing was merged.
     fn expected(&self, published: &Published) -> Option<u64> {
         let totals = &self.closing.totals;
-        let all_there = !self.late_ramp && totals.connected == u64::from(self.clients);
-        let ramps = self.scenario.phases.iter();
-        let mut ramps = ramps.filter(|phase| matches!(phase.kind, PhaseKind::Ramp { .. }));
-        let quiet_ramps = ramps.all(|ramp| ramp.streams.is_empty());
+        let all_there = self.began_quietly() && totals.connected == u64::from(self.clients);
         let merges = self.scenario.streams.iter().any(|stream| match stream.kind {
             StreamKind::Gifts { .. } | StreamKind::States { .. } => true,
             StreamKind::Messages { .. } => false,
         });
         let all_books = self.known.iter().all(|known| known.has_books);
         let is_known = all_there
-            && quiet_ramps
             && !merges
             && all_books
             && self.parts_broken.is_empty()
@@ -279,6 +275,15 @@ impl Leader<'_> {
             && published.unsure == 0;
         let rooms = published.rooms.iter().zip(&self.members);
         is_known.then(|| rooms.map(|(room, &members)| room.admitted * u64::from(members)).sum())
+    }
+}
+
+impl Leader<'_> {
+    /// Whether everybody who is there was there before the first message.
+    fn began_quietly(&self) -> bool {
+        let ramps = self.scenario.phases.iter();
+        let mut ramps = ramps.filter(|phase| matches!(phase.kind, PhaseKind::Ramp { .. }));
+        !self.late_ramp && ramps.all(|ramp| ramp.streams.is_empty())
     }
 }
 
@@ -308,20 +313,23 @@ impl Closing {
 
     /// Counts the rooms whose totals are not what was let in, as far as their first client has
     /// missed nothing; what is more than was let in is wrong in any case. One that may have joined
-    /// when something was published already knows only a part. How many could not be checked is the
-    /// answer.
-    pub fn check_totals(&mut self, published: &Published, late_ramp: bool) -> u64 {
+    /// when something was published already knows only a part, and where it is unsure what was let
+    /// in, nothing can be held against it. How many could not be checked is the answer.
+    pub fn check_totals(&mut self, published: &Published, began_quietly: bool) -> u64 {
         let totals = &self.totals;
         let missed =
             totals.declared_shed + totals.declared_reset + totals.disconnected + totals.unexplained;
+        let is_sure = published.unsure == 0;
         let (mut wrong, mut unchecked) = (0, 0);
         for (room, watch) in &self.watches {
             let Some(admitted) = published.rooms.get(*room as usize) else { continue };
-            let is_complete =
-                !late_ramp && watch.ended && (missed == 0 || watch.frames() == admitted.last_seq);
+            // What a room had before the campaign is in nobody's books.
+            let is_first = began_quietly || watch.joined_head == Some(0);
+            let is_whole = missed == 0 || watch.frames() == admitted.last_seq;
+            let is_complete = is_sure && is_first && watch.ended && is_whole;
             let is_more = watch.taps > admitted.taps || watch.last_state > admitted.last_state;
             let differs = watch.taps != admitted.taps || watch.last_state != admitted.last_state;
-            wrong += u64::from(is_more || (is_complete && differs));
+            wrong += u64::from((is_sure && is_more) || (is_complete && differs));
             unchecked += u64::from(!is_complete && admitted.last_seq > 0);
         }
         self.totals.wrong_totals += wrong;
@@ -334,26 +342,54 @@ mod tests {
     use super::*;
     use crate::campaign::publisher::Let;
 
+    /// A room's first client that has seen this, where 5 taps were let in and 4 was the last value.
+    fn check(
+        change: impl FnOnce(&mut Watch, &mut Counts, &mut Published) -> bool,
+        expected: (u64, u64),
+    ) {
+        let mut watch = Watch { taps: 5, last_state: 4, combos: 3, ..Watch::default() };
+        (watch.ended, watch.joined_head) = (true, Some(0));
+        let room = Let { last_seq: 9, admitted: 3, taps: 5, last_state: 4 };
+        let mut published = Published { rooms: vec![room], ..Published::default() };
+        let mut closing = Closing::default();
+        let began_quietly = change(&mut watch, &mut closing.totals, &mut published);
+        closing.watches = vec![(0, watch)];
+        let unchecked = closing.check_totals(&published, began_quietly);
+        assert_eq!((closing.totals.wrong_totals, unchecked), expected, "{watch:?}");
+    }
+
     #[test]
     fn totals_are_wrong_when_nothing_was_missed_and_they_differ() {
-        let check_ramped = |late_ramp, taps, last_state, ended, shed, expected| {
-            let watch = Watch { taps, last_state, ended, combos: 3, ..Watch::default() };
-            let mut closing = Closing { watches: vec![(0, watch)], ..Closing::default() };
-            closing.totals.declared_shed = shed;
-            let room = Let { last_seq: 9, admitted: 3, taps: 5, last_state: 4 };
-            let published = Published { rooms: vec![room], ..Published::default() };
-            let unchecked = closing.check_totals(&published, late_ramp);
-            assert_eq!((closing.totals.wrong_totals, unchecked), expected);
+        let seen = |taps, last_state, ended, shed, expected| {
+            let change = |watch: &mut Watch, totals: &mut Counts, _: &mut Published| {
+                (watch.taps, watch.last_state, watch.ended) = (taps, last_state, ended);
+                totals.declared_shed = shed;
+                true
+            };
+            check(change, expected);
         };
-        let check = |taps, last_state, ended, shed, expected| {
-            check_ramped(false, taps, last_state, ended, shed, expected);
+        seen(5, 4, true, 0, (0, 0));
+        seen(4, 4, true, 0, (1, 0));
+        seen(5, 3, true, 0, (1, 0));
+        seen(4, 4, true, 1, (0, 1));
+        seen(6, 4, false, 1, (1, 1));
+    }
+
+    #[test]
+    fn who_joined_late_or_knows_not_what_was_let_in_accuses_nobody() {
+        let seen = |taps, joined_head, began_quietly, unsure, expected| {
+            let change = |watch: &mut Watch, _: &mut Counts, published: &mut Published| {
+                (watch.taps, watch.joined_head, published.unsure) = (taps, joined_head, unsure);
+                began_quietly
+            };
+            check(change, expected);
         };
-        check(5, 4, true, 0, (0, 0));
-        check(4, 4, true, 0, (1, 0));
-        check(5, 3, true, 0, (1, 0));
-        check(4, 4, true, 1, (0, 1));
-        check(6, 4, false, 1, (1, 1));
-        check_ramped(true, 4, 4, true, 0, (0, 1));
-        check_ramped(true, 6, 4, true, 0, (1, 1));
+        seen(4, Some(2), false, 0, (0, 1));
+        seen(4, None, false, 0, (0, 1));
+        seen(4, Some(0), false, 0, (1, 0));
+        seen(4, Some(2), true, 0, (1, 0));
+        seen(6, Some(2), false, 0, (1, 1));
+        seen(6, Some(0), true, 1, (0, 1));
+        seen(4, Some(0), true, 1, (0, 1));
     }
 }

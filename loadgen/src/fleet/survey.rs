@@ -8,7 +8,7 @@ use super::Fleet;
 use crate::session::Phase;
 
 /// Clients, or rooms, that are looked at in one step: far less work than what comes between.
-const STEP: usize = 64;
+const STEP: usize = 512;
 /// The parts of a message that members of a large room may have heard it in.
 const PARTS: u64 = 1 << 10;
 
