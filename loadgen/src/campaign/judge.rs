@@ -196,7 +196,7 @@ fn invalid(facts: &Facts, validity: &Validity) -> Vec<String> {
     if waited > WAITED_PERCENT_MAX && validity.busy_percent < 100.0 {
         reasons.push(format!(
             "a worker waited for a core {waited:.0} % of the time, over {WAITED_PERCENT_MAX} %: \
-             something else runs there"
+             something else runs there, perhaps the publisher"
         ));
     }
     publishing(facts, validity, &mut reasons);

@@ -57,8 +57,10 @@ const HOW: &str = "How a difference is judged:
   run is cut into up to ten parts, and the difference must be over three standard errors; that
   knows nothing of what differs from run to run, so repeat what matters. A figure without parts
   (memory, connects) must differ by twice the threshold then. A figure is unclear when its noise
-  is five times the threshold. Interleave the repeats of both sides: what else the machine does
-  then meets both. A new run that violates correctness is worse if no run of the baseline does.
+  is five times the threshold. Connects are left out when the ramps took under half a second,
+  memory when the target grew by less than 16 MiB. Interleave the repeats of both sides: what
+  else the machine does then meets both. A new run that violates correctness is worse if no run
+  of the baseline does.
 Exit codes:
   0  the same, or better
   2  a record cannot be read, or the scenarios differ

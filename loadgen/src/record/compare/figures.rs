@@ -14,6 +14,11 @@ use crate::record::{Record, Times, no_times};
 const PARTS: usize = 10;
 /// Times beyond a percentile that there must be, for it to mean anything.
 const BEYOND_MIN: f64 = 10.0;
+/// Ramps that take no longer than this say little about how fast connections are made.
+const RAMP_S_MIN: f64 = 0.5;
+/// Memory comes from the kernel in pieces of some megabytes: less growth says nothing of a client's
+/// part.
+const GROWTH_BYTES_MIN: f64 = 16.0 * 1024.0 * 1024.0;
 const NS_PER_S: f64 = 1e9;
 
 /// A figure.
@@ -91,7 +96,11 @@ impl Figure {
             Self::TargetCpu => {
                 measured.deliveries_per_target_cpu_s.filter(|per| *per > 0.0).map(|per| 1e6 / per)
             }
-            Self::TargetBytes => summary.target_bytes_per_client,
+            Self::TargetBytes => {
+                let clients = summary.totals.connected as f64;
+                let grown = |bytes: &f64| bytes * clients >= GROWTH_BYTES_MIN;
+                summary.target_bytes_per_client.filter(grown)
+            }
             Self::Connects => connects_per_s(summary),
         }
     }
@@ -136,7 +145,7 @@ fn connects_per_s(summary: &Summary) -> Option<f64> {
     let (count, seconds) = ramps
         .filter(|(_, rate)| *rate > 0.0)
         .fold((0.0, 0.0), |(all, seconds), (count, rate)| (all + count, seconds + count / rate));
-    (seconds > 0.0).then(|| count / seconds)
+    (seconds >= RAMP_S_MIN).then(|| count / seconds)
 }
 
 /// A percentile, if there are enough times beyond it.
