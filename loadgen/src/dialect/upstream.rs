@@ -248,7 +248,7 @@ fn posted(response: http::Response, bytes: &[u8]) -> Result<(usize, Heard<'_>), 
     let line = bytes.split(|&byte| byte == b'\r').next().unwrap_or_default();
     let answer = match response.status {
         // Provisional: the answer is still to come.
-        150..=199 => return Ok((response.whole, Heard::Nothing)),
+        100..=199 => return Ok((response.whole, Heard::Nothing)),
         200..=299 => Answer::Taken,
         _ => Answer::Refused(printable(line)),
     };

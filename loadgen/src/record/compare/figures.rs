@@ -231,7 +231,9 @@ mod tests {
         assert_eq!(parts(at), PARTS - 1);
         let deliveries = side(Figure::Deliveries).parts[0][0];
         assert!((cpu.parts[0][0] * deliveries / 1e5 - 1.0).abs() < 1e-6, "{cpu:?}");
-        assert_eq!((parts(Figure::TargetBytes), parts(Figure::Connects)), (0, 0));
+        assert_eq!(parts(Figure::Connects), 0);
+        // 96 clients are too few to tell what one takes.
+        assert!(side(Figure::TargetBytes).runs.is_empty(), "{sides:?}");
     }
 
     #[test]
