@@ -240,6 +240,7 @@ impl Leader<'_> {
             paced: self.books.paced(),
             expected: self.expected(published),
             open_rooms: published.open,
+            others: published.others,
             unsure_rooms: published.unsure,
             drain_cut: self.drain_cut,
             ended: self.closing.ended.clone().into_iter().collect(),

@@ -57,6 +57,8 @@ pub struct Facts {
     pub expected: Option<u64>,
     /// Rooms whose books could not be ended.
     pub open_rooms: u64,
+    /// Numbers in the rooms that somebody else has got while we published.
+    pub others: u64,
     /// Rooms of which it is not known what their members are to have got.
     pub unsure_rooms: u64,
     /// Whether the end was not waited for although messages were still coming.
@@ -218,6 +220,12 @@ fn publishing(facts: &Facts, validity: &Validity, reasons: &mut Vec<String>) {
     }
     if facts.open_rooms > 0 {
         reasons.push(format!("the books of {} rooms could not be ended", facts.open_rooms));
+    }
+    if facts.others > 0 {
+        reasons.push(format!(
+            "somebody else has published {} messages in these rooms: their deliveries are among ours",
+            facts.others
+        ));
     }
     // What a quiet phase does well does not make up for another.
     let offered = facts.paced.iter().filter(|phase| phase.counts.offered > 0);

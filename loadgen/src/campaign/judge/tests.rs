@@ -137,6 +137,7 @@ fn late_or_missing_publishes_make_a_run_invalid() {
     });
     check(Invalid, "never answered", |facts, _| facts.totals.unanswered = 1);
     check(Invalid, "2 rooms", |facts, _| facts.open_rooms = 2);
+    check(Invalid, "somebody else has published 3", |facts, _| facts.others = 3);
 }
 
 #[test]
