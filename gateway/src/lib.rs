@@ -30,4 +30,5 @@ mod startup;
 mod stored;
 mod tickets;
 mod uplink;
+mod walks;
 mod wheel;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use barrage_router::{COMBOS_MAX, HistoryLimits, INBOX_WINDOW_BYTES_MAX, STATE_KEYS_MAX};
 use barrage_sys::{RECEIVES_MAX, RingConfig};
 use barrage_wire::limits::{CLIENT_BODY_BYTES_MAX, SERVER_BODY_BYTES_MAX, UPSTREAM_BODY_BYTES_MAX};
+use barrage_wire::server::CLASSES;
 use barrage_wire::ws::SERVER_HEADER_BYTES_MAX;
 use barrage_wire::{FRAME_HEADER_BYTES, limits::WS_MESSAGE_BYTES_MAX};
 
@@ -129,14 +130,25 @@ pub const LOG_CLASSES_MAX: usize = 65_536;
 pub const LOG_KEPT_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of one send. More would only wait in the socket, where it cannot be shed any more.
 pub const SEND_BYTES_MAX: usize = PIECE_BYTES;
-/// Sends of one room before anything else gets its turn.
-pub const CHUNK_SENDS: usize = 64;
-/// Members looked at for one chunk: a walk over members that need nothing is cut too.
-pub const CHUNK_VISITS: usize = 4096;
+/// What a walk costs, in nanoseconds of a core as they were measured: a send, whatever it carries
+/// (ten bytes of it cost one more), and a look at a member.
+pub const WORK_PER_SEND: u32 = 3_400;
+/// See `WORK_PER_SEND`.
+pub const WORK_PER_VISIT: u32 = 50;
+/// Walking done in one step: 64 small sends, before the network is heard again.
+pub const STEP_WALK_WORK: u32 = 64 * WORK_PER_SEND;
+/// Of that, what the walks of each class have for themselves while they wait: half of it for rooms
+/// that begin, half for those that go on. The rest is for the most urgent.
+pub const GUARANTEED_WORK: [u32; CLASSES] =
+    [16 * WORK_PER_SEND, 16 * WORK_PER_SEND, 8 * WORK_PER_SEND, 8 * WORK_PER_SEND];
+/// How far a room is walked before it stands in line with those whose walks are long.
+pub const FIRST_WALK_WORK: u32 = 16 * WORK_PER_SEND;
+/// How far one of those is walked before the next.
+pub const LONG_WALK_WORK: u32 = 64 * WORK_PER_SEND;
 /// Rooms that say in one step what they have kept back.
 pub const ROOMS_DUE_MAX: usize = 1024;
-/// Connections served from the ready list in one step.
-pub const READY_MAX: usize = 1024;
+/// What connections are served of their own in one step, counted as walks are.
+pub const STEP_READY_WORK: u32 = 64 * WORK_PER_SEND;
 
 /// What a room remembers in memory.
 pub const HISTORY: HistoryLimits = HistoryLimits { frames_max: 256, bytes_max: 256 * 1024 };

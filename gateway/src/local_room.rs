@@ -5,6 +5,7 @@
 //! walk comes by, not when a pass ends; under load each visit carries more.
 
 use barrage_router::RoomKey;
+use barrage_wire::server::CLASSES;
 
 use crate::limits::{FLOOD_BYTES, SEND_BYTES_MAX};
 use crate::room_log::{Pieces, RoomLog};
@@ -40,18 +41,13 @@ pub struct LocalRoom {
     members: Vec<Member>,
     /// Members that do not have everything.
     behind: usize,
-    /// Where the walk is, and how many members it still has to visit.
+    /// Where the walk is, and how many members it still has to visit for the newest message of each
+    /// class.
     walk: usize,
-    left: usize,
+    left: [u32; CLASSES],
     /// Members visited since the log was trimmed, and the least that any of them wanted.
     visited: usize,
     wanted: u64,
-    /// The most urgent class that waits, and whether the room is in that class's queue.
-    urgency: usize,
-    /// The queues that it has a place in, one bit each.
-    places: u8,
-    /// It has used its share of the core for now.
-    resting: bool,
     /// Bytes appended that walks have not carried to every member yet.
     unwalked: usize,
 }
@@ -68,12 +64,9 @@ impl LocalRoom {
             members: Vec::new(),
             behind: 0,
             walk: 0,
-            left: 0,
+            left: [0; CLASSES],
             visited: 0,
             wanted: u64::MAX,
-            urgency: usize::MAX,
-            places: 0,
-            resting: false,
             unwalked: 0,
         }
     }
@@ -87,7 +80,7 @@ impl LocalRoom {
     pub fn join(&mut self, conn: u32) -> u32 {
         self.members.push(Member { next: (self.log.head() + 1) as u32, conn });
         // The newcomer is at the end of the circle, which the walk may still go over.
-        self.left += usize::from(self.left > 0);
+        self.left.iter_mut().for_each(|left| *left += u32::from(*left > 0));
         self.members.len() as u32 - 1
     }
 
@@ -100,23 +93,24 @@ impl LocalRoom {
         }
         let len = self.members.len();
         self.walk = if self.walk >= len { 0 } else { self.walk };
-        self.left = self.left.min(len);
+        self.left.iter_mut().for_each(|left| *left = (*left).min(len as u32));
         self.visited = self.visited.saturating_sub(1);
         let moved = self.members.get(member as usize)?.conn;
         // The walk may have passed the place that the last one had, and not the one it has now; or
         // the other way round.
-        if self.left > 0 {
-            self.left = self.left.max(self.distance(member) + 1);
+        let distance = self.distance(member) as u32;
+        for left in self.left.iter_mut().filter(|left| **left > 0) {
+            *left = (*left).max(distance + 1);
         }
         self.wanted = self.wanted.min(self.wants(member));
         Some(moved)
     }
 
-    /// To be called when the log has grown: everybody is behind now.
-    pub fn grown(&mut self, bytes: usize) {
+    /// To be called when the log has grown by a message of this class: everybody is behind now.
+    pub fn grown(&mut self, class: usize, bytes: usize) {
         self.unwalked += bytes;
         self.behind = self.members.len();
-        self.left = self.members.len();
+        self.left[class] = self.members.len() as u32;
     }
 
     /// What a member wants next.
@@ -150,7 +144,7 @@ impl LocalRoom {
         self.behind -= 1;
         if self.behind == 0 {
             self.log.clear(pieces);
-            (self.left, self.unwalked, self.urgency) = (0, 0, usize::MAX);
+            (self.left, self.unwalked) = ([0; CLASSES], 0);
             (self.visited, self.wanted) = (0, u64::MAX);
         }
     }
@@ -168,15 +162,15 @@ impl LocalRoom {
 
     /// Whether a member wants something that the walk will not bring.
     pub fn is_late(&self, member: u32) -> bool {
-        self.distance(member) >= self.left && self.wants(member) <= self.log.head()
+        self.distance(member) >= self.visits_left() && self.wants(member) <= self.log.head()
     }
 
     /// The next member of the walk.
     pub fn visit(&mut self, pieces: &mut Pieces) -> Option<Visit> {
-        if self.left == 0 {
+        if !self.is_walking() {
             return None;
         }
-        self.left -= 1;
+        self.left.iter_mut().for_each(|left| *left = left.saturating_sub(1));
         let index = self.walk;
         let (member, conn) = (index as u32, self.members[index].conn);
         let next = self.wants(member);
@@ -185,65 +179,33 @@ impl LocalRoom {
         self.visited += 1;
         if self.visited >= self.members.len() {
             self.log.trim(self.wanted, pieces);
+            let lacking = self.log.urgency_from(self.wanted);
             (self.visited, self.wanted) = (0, u64::MAX);
             // A walk brings so much to everybody who keeps up; more than that takes another one.
             self.unwalked = self.unwalked.saturating_sub(SEND_BYTES_MAX);
             if self.is_flooded() {
-                self.left = self.members.len();
+                self.left[lacking.min(CLASSES - 1)] = self.members.len() as u32;
             }
         }
         Some(Visit { member, conn, next })
     }
 
-    /// Whether the walk has somewhere to go.
-    pub fn is_walking(&self) -> bool {
-        self.left > 0
+    /// The most urgent class that the walk brings to somebody, while it has somewhere to go.
+    pub fn urgency(&self) -> Option<usize> {
+        self.left.iter().position(|&left| left > 0)
     }
 
-    /// A frame of this urgency waits. Says which queue the room is to be put in, if it has no place
-    /// there.
-    pub fn urge(&mut self, urgency: usize) -> Option<usize> {
-        self.urgency = self.urgency.min(urgency);
-        let place = 1 << self.urgency;
-        if self.resting || self.places & place != 0 {
-            return None;
-        }
-        self.places |= place;
-        Some(self.urgency)
+    fn is_walking(&self) -> bool {
+        self.urgency().is_some()
     }
 
-    /// The room was taken from a queue. False when it is served from a more urgent one, or not at
-    /// all for now.
-    pub fn unqueue(&mut self, queue: usize) -> bool {
-        let had_place = self.places & 1 << queue != 0;
-        self.places &= !(1 << queue);
-        had_place && !self.resting && self.urgency >= queue && self.is_walking()
+    fn visits_left(&self) -> usize {
+        self.left.iter().copied().max().unwrap_or(0) as usize
     }
 
     /// Whether so much was appended in one walk that members who keep up might be passed by.
     pub fn is_flooded(&self) -> bool {
         self.unwalked > FLOOD_BYTES
-    }
-
-    /// What waits most urgently.
-    pub fn urgency(&self) -> usize {
-        self.urgency
-    }
-
-    /// Keeps the room out of the queues until it has rested.
-    pub fn rest(&mut self) {
-        self.resting = true;
-    }
-
-    /// It may be queued again; says which queue it is to be put in.
-    pub fn rested(&mut self) -> Option<usize> {
-        self.resting = false;
-        if self.is_walking() { self.urge(self.urgency) } else { None }
-    }
-
-    /// Nothing waits any more.
-    pub fn calm(&mut self) {
-        self.urgency = usize::MAX;
     }
 }
 
@@ -263,17 +225,21 @@ mod tests {
     }
 
     fn grow(room: &mut LocalRoom, pieces: &mut Pieces) {
+        grow_by(room, pieces, Class::P3);
+    }
+
+    fn grow_by(room: &mut LocalRoom, pieces: &mut Pieces, class: Class) {
         let bytes = Bytes::from_static(b"message");
         let frame = Frame {
             seq: room.log.head() + 1,
-            class: Class::P3,
+            class,
             never_drop: false,
             category: 4,
             merged: None,
             bytes,
         };
         room.log.append(&frame, pieces);
-        room.grown(7);
+        room.grown(class.index(), 7);
     }
 
     #[test]
@@ -358,14 +324,18 @@ mod tests {
     }
 
     #[test]
-    fn a_more_urgent_message_moves_the_room() {
-        let (mut room, mut pieces) = room(1);
+    fn a_walk_is_as_urgent_as_what_somebody_lacks() {
+        let (mut room, mut pieces) = room(4);
         grow(&mut room, &mut pieces);
-        assert_eq!(room.urge(3), Some(3));
-        assert_eq!(room.urge(3), None, "it is there already");
-        assert_eq!(room.urge(1), Some(1));
-        assert!(!room.unqueue(3), "the old place is stale");
-        assert!(room.unqueue(1));
-        assert_eq!(room.urge(3), Some(1), "what was urgent still waits");
+        assert_eq!(room.urgency(), Some(3));
+        room.visit(&mut pieces);
+        grow_by(&mut room, &mut pieces, Class::P1);
+        for _ in 0..4 {
+            // Chat as dense as it may be does not keep the room urgent.
+            grow(&mut room, &mut pieces);
+            assert_eq!(room.urgency(), Some(1));
+            room.visit(&mut pieces);
+        }
+        assert_eq!(room.urgency(), Some(3), "everybody was offered the gift");
     }
 }

@@ -26,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::policy_file::Rules;
 use crate::room_log::Pieces;
 use crate::uplink::Subscribers;
+use crate::walks::Walks;
 use crate::wheel::Wheel;
 
 /// What a shard is told when it is made.
@@ -107,14 +108,10 @@ pub(super) struct Local {
     pub by_alias: AHashMap<u32, u32>,
     pub by_app: AHashMap<u32, u32>,
     pub pieces: Pieces,
-    /// Rooms with something to send, by urgency.
-    pub queues: [VecDeque<u32>; 4],
-    /// Rooms that have used their share of the core, and until when they rest.
-    pub resting: Vec<(u64, u32)>,
+    /// Those with something to send.
+    pub walks: Walks,
     /// A room that was given more than one walk can carry.
     pub flooded: Option<u32>,
-    /// The room that was walked in the last step, and when that began.
-    pub walked: Option<(u32, u64)>,
 }
 
 /// Answers of several shards to one request, as far as they have come.
@@ -201,10 +198,10 @@ impl Core {
         };
         let mut core = Self {
             conns: Conns::new(config.slots_per_ring),
-            config,
             clock: Clock::default(),
             connections: 0,
-            local: Local::default(),
+            local: Local { walks: Walks::new(config.pace_percent), ..Local::default() },
+            config,
             homes,
             history: None,
             guards: Guards::new(),
@@ -349,7 +346,7 @@ impl Core {
     /// Whether the next step has work already.
     pub(super) fn has_more(&self) -> bool {
         !self.ready.is_empty()
-            || self.local.queues.iter().any(|queue| !queue.is_empty())
+            || self.local.walks.any_waits()
             || !self.closes.is_empty()
             || self.draining.as_ref().is_some_and(|drain| !drain.everybody.is_empty())
     }
@@ -357,10 +354,10 @@ impl Core {
     /// How long nothing is to be done by itself.
     pub(super) fn sleep_us(&self) -> u64 {
         let tick = TICK_US - self.clock.us % TICK_US;
-        let rested = self.local.resting.iter().map(|&(at, _)| at);
+        let rested = self.local.walks.next_rested_us();
         let room = self.homes.due.first().map(|&(due, _)| due);
         let homes = room.into_iter().chain(self.inboxes_due()).map(|due| due.0 * 1000);
-        let next = rested.chain(homes).map(|at| at.saturating_sub(self.clock.us)).min();
+        let next = rested.into_iter().chain(homes).map(|at| at.saturating_sub(self.clock.us)).min();
         next.map_or(tick, |next| next.clamp(1, tick))
     }
 

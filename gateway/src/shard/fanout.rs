@@ -6,25 +6,17 @@ use barrage_wire::boundary::{tcp_boundary, ws_boundary};
 use barrage_wire::server::{CLASSES, CloseReason, Code};
 use barrage_wire::{GatewayFrame, ServerFrame};
 
-use super::core::{Core, Local};
+use super::core::Core;
 use super::lifecycle::ticks;
 use crate::conn::{Conn, Flight, Mark, Membership, Phase, Role};
 use crate::limits::{
-    CHUNK_SENDS, CHUNK_VISITS, CLIENT_OUTBOX_BYTES_MAX, LINGER_MAX, READY_MAX,
-    UPSTREAM_OUTBOX_BYTES_MAX,
+    CLIENT_OUTBOX_BYTES_MAX, LINGER_MAX, STEP_READY_WORK, UPSTREAM_OUTBOX_BYTES_MAX,
 };
 use crate::local_room::LocalRoom;
 use crate::mail::{Direct, Mail, TallyId};
 use crate::refusal::Refusal;
-use crate::room_log::{Lag, Transport};
-
-/// What came of serving a member.
-enum Served {
-    Sent,
-    Nothing,
-    /// What it wants is no longer in the window.
-    Lagging,
-}
+use crate::room_log::{Batch, Lag, Transport};
+use crate::walks::{send_work, visit_work};
 
 impl Core {
     /// The room's next frame.
@@ -38,12 +30,12 @@ impl Core {
     fn append_to(&mut self, index: u32, frame: &Frame) {
         let room = &mut self.local.rooms[index as usize];
         room.log.append(frame, &mut self.local.pieces);
-        room.grown(frame.bytes.len());
+        room.grown(frame.class.index(), frame.bytes.len());
         if room.is_flooded() && self.local.flooded.is_none() {
             self.local.flooded = Some(index);
         }
-        if let Some(queue) = room.urge(frame.class.index()) {
-            self.local.queues[queue].push_back(index);
+        if let Some(class) = room.urgency() {
+            self.local.walks.wait(index, class);
         }
     }
 
@@ -136,6 +128,7 @@ impl Core {
         if room.len() == 0 {
             let mut room = self.local.rooms.remove(gone.room as usize);
             room.log.clear(&mut self.local.pieces);
+            self.local.walks.forget(gone.room);
             if key.room.0 == 0 {
                 self.local.by_app.remove(&key.app.0);
             } else {
@@ -190,18 +183,24 @@ impl Core {
 
     /// Serves connections that have something of their own, or that the walks have passed by.
     pub(super) fn serve_ready<R: Ring>(&mut self, ring: &mut R) {
-        for _ in 0..self.ready.len().min(READY_MAX) {
+        let mut work = 0;
+        for _ in 0..self.ready.len() {
+            if work >= STEP_READY_WORK {
+                return;
+            }
             let Some(index) = self.ready.pop_front() else { return };
             let id = self.conns.id(index);
             let conn = self.conns.at(index);
             conn.unmark(Mark::Ready);
+            work += visit_work();
             if conn.flight == Flight::None && !matches!(conn.phase, Phase::Free | Phase::Gone) {
-                self.serve_conn(ring, id);
+                work += self.serve_conn(ring, id);
             }
         }
     }
 
-    fn serve_conn<R: Ring>(&mut self, ring: &mut R, id: ConnId) {
+    /// Says how much work it was.
+    fn serve_conn<R: Ring>(&mut self, ring: &mut R, id: ConnId) -> u32 {
         let tick = self.clock.tick;
         self.declare(id);
         let conn = self.conns.at(id.index);
@@ -215,27 +214,26 @@ impl Core {
             }
             let paged = is_empty && conn.is(Mark::PageHere);
             if !slice.is_empty() {
+                let work = send_work(slice.len());
                 conn.takes_off(Flight::Outbox, tick);
                 ring.send(id, slice);
                 if paged {
                     self.paged(id);
                 }
-                return;
+                return work;
             }
         }
         if conn.phase == Phase::Closing {
             (conn.phase, conn.since) = (Phase::Finishing, tick);
             self.wheel.look_once_after(id, tick, ticks(LINGER_MAX));
-            return self.finishes.push(id);
+            self.finishes.push(id);
+            return 0;
         }
         let rooms = &self.local.rooms;
         let late = conn.rooms.iter().filter(|at| rooms[at.room as usize].is_late(at.member));
         // Not the rooms' own urgency: that is over when the walk is, and the late are still behind.
         let most_urgent = late.min_by_key(|at| rooms[at.room as usize].urgency_for(at.member));
-        let most_urgent = most_urgent.copied();
-        if let Some(membership) = most_urgent {
-            self.serve_member(ring, membership);
-        }
+        most_urgent.copied().map_or(0, |membership| self.serve_member(ring, membership))
     }
 
     /// Says what was left out of the outbox, now that there is room to say it.
@@ -257,19 +255,23 @@ impl Core {
         }
     }
 
-    fn serve_member<R: Ring>(&mut self, ring: &mut R, at: Membership) -> bool {
-        let room = &mut self.local.rooms[at.room as usize];
+    /// Sends a member what it wants, if that is in the window; says how much work it was.
+    fn serve_member<R: Ring>(&mut self, ring: &mut R, at: Membership) -> u32 {
+        let room = &self.local.rooms[at.room as usize];
         let next = room.wants(at.member);
-        let conn_index = room.conn(at.member);
-        let conn = self.conns.at(conn_index);
-        match serve(ring, conn, conn_index, room, at.room, next, &self.config, self.clock.tick) {
-            Served::Sent => true,
-            Served::Nothing => false,
-            Served::Lagging => {
-                self.catch_up(at, conn_index);
-                false
-            }
+        let index = room.conn(at.member);
+        let conn = self.conns.at(index);
+        let transport = conn.transport();
+        if next < room.log.window_first(transport) {
+            self.catch_up(at, index);
+            return 0;
         }
+        let batch = room.log.batch(transport, next, self.config.frames_per_send);
+        let Some(Batch { slice, frames }) = batch else { return 0 };
+        let work = send_work(slice.len());
+        conn.takes_off(Flight::Room { room: at.room, frames }, self.clock.tick);
+        ring.send(ConnId { index, generation: conn.generation }, slice);
+        work
     }
 
     /// Tells a member what it has missed, and goes on with what the window holds.
@@ -296,114 +298,37 @@ impl Core {
         self.mark_ready(id);
     }
 
-    /// Walks on in the most urgent room. False when there is none.
+    /// Walks on, in as many rooms as a step has work for. False when nobody waits.
     pub(super) fn fan_out<R: Ring>(&mut self, ring: &mut R) -> bool {
-        self.wake_rested();
-        let Some(index) = self.next_room() else { return false };
-        self.local.walked = Some((index, self.clock.us));
-        let (mut sends, mut visits) = (0, 0);
-        while sends < CHUNK_SENDS && visits < CHUNK_VISITS {
-            let Some(room) = self.local.rooms.get_mut(index as usize) else { return true };
-            let Some(visit) = room.visit(&mut self.local.pieces) else { break };
-            visits += 1;
+        let mut walked = false;
+        while let Some(grant) = self.local.walks.next() {
+            walked = true;
+            let work = self.walk(ring, grant.room, grant.work);
+            let room = self.local.rooms.get(grant.room as usize);
+            self.local.walks.settle(grant, work, room.and_then(LocalRoom::urgency));
+        }
+        walked
+    }
+
+    /// Walks on in one room until the work is done or the walk is over; says how much work it was.
+    fn walk<R: Ring>(&mut self, ring: &mut R, index: u32, work_max: u32) -> u32 {
+        let mut work = 0;
+        while work < work_max
+            && let Some(room) = self.local.rooms.get_mut(index as usize)
+            && let Some(visit) = room.visit(&mut self.local.pieces)
+        {
+            work += visit_work();
             if visit.next > room.log.head() {
                 continue;
             }
             let conn = self.conns.at(visit.conn);
-            if conn.flight != Flight::None || conn.is(Mark::Ready) {
-                // It is looked at when its send has ended, and when its own frames are out.
-                continue;
-            }
-            let served = serve(
-                ring,
-                conn,
-                visit.conn,
-                room,
-                index,
-                visit.next,
-                &self.config,
-                self.clock.tick,
-            );
-            match served {
-                Served::Sent => sends += 1,
-                Served::Nothing => {}
-                Served::Lagging => {
-                    let at = Membership { room: index, member: visit.member };
-                    self.catch_up(at, visit.conn);
-                }
+            // It is looked at when its send has ended, and when its own frames are out.
+            if conn.flight == Flight::None && !conn.is(Mark::Ready) {
+                work += self.serve_member(ring, Membership { room: index, member: visit.member });
             }
         }
-        true
+        work
     }
-
-    fn next_room(&mut self) -> Option<u32> {
-        for urgency in 0..Class::ALL.len() {
-            while let Some(index) = self.local.queues[urgency].pop_front() {
-                let room = self.local.rooms.get_mut(index as usize);
-                if room.is_some_and(|room| room.unqueue(urgency)) {
-                    return Some(index);
-                }
-            }
-        }
-        None
-    }
-
-    /// The last walk took until now: its room goes on in turn, or after the rest that it owes.
-    pub(super) fn settle_walk(&mut self, now_us: u64) {
-        let Some((index, since_us)) = self.local.walked.take() else { return };
-        let Some(room) = self.local.rooms.get_mut(index as usize) else { return };
-        if !room.is_walking() {
-            return room.calm();
-        }
-        let share = u64::from(self.config.pace_percent.clamp(1, 100));
-        let rest_us = now_us.saturating_sub(since_us) * (100 - share) / share;
-        if rest_us > 0 {
-            room.rest();
-            self.local.resting.push((now_us + rest_us, index));
-        } else if let Some(queue) = room.urge(room.urgency()) {
-            self.local.queues[queue].push_back(index);
-        }
-    }
-
-    /// Rooms that have rested enough go on.
-    fn wake_rested(&mut self) {
-        let Local { resting, rooms, queues, .. } = &mut self.local;
-        let now = self.clock.us;
-        resting.retain(|&(until, index)| {
-            let rests = until > now;
-            if !rests
-                && let Some(room) = rooms.get_mut(index as usize)
-                && let Some(queue) = room.rested()
-            {
-                queues[queue].push_back(index);
-            }
-            rests
-        });
-    }
-}
-
-/// Sends a member what it wants, if that is in the window.
-#[allow(clippy::too_many_arguments, reason = "the pieces of Core that it needs, borrowed apart")]
-fn serve<R: Ring>(
-    ring: &mut R,
-    conn: &mut Conn,
-    conn_index: u32,
-    room: &LocalRoom,
-    room_index: u32,
-    next: u64,
-    config: &super::ShardConfig,
-    tick: u32,
-) -> Served {
-    let transport = conn.transport();
-    if next < room.log.window_first(transport) {
-        return Served::Lagging;
-    }
-    let Some(batch) = room.log.batch(transport, next, config.frames_per_send) else {
-        return Served::Nothing;
-    };
-    conn.takes_off(Flight::Room { room: room_index, frames: batch.frames }, tick);
-    ring.send(ConnId { index: conn_index, generation: conn.generation }, batch.slice);
-    Served::Sent
 }
 
 /// A send of room frames stopped in the middle. The frame that it cut has to be finished whatever

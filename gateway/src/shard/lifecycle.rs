@@ -242,6 +242,9 @@ impl Core {
             for look in due {
                 self.look(look.conn, look.once);
             }
+        }
+        // Once, however many ticks have passed: a core that was held up has no more to say.
+        if ticked {
             self.sweep_rooms();
             self.sweep_orders();
             self.divide();
@@ -325,11 +328,8 @@ impl Core {
         }
         let rooms = &self.local.rooms;
         let behind = rooms.iter().any(|(_, room)| room.is_behind());
-        let walking = behind
-            || self.said_all < self.post.shards()
-            || self.local.queues.iter().any(|queue| !queue.is_empty())
-            || !self.local.resting.is_empty()
-            || self.local.walked.is_some();
+        let walking =
+            behind || self.said_all < self.post.shards() || self.local.walks.any_waits_or_rests();
         if walking && in_time {
             return;
         }

@@ -60,8 +60,8 @@ impl<R: Ring> Shard<R> {
 
     /// One turn. `now_us` is the gateway's clock in microseconds.
     pub fn step(&mut self, now_us: u64) -> Next {
-        self.core.settle_walk(now_us);
         self.core.clock.set(now_us);
+        self.core.local.walks.begin(self.core.clock.us);
         self.core.metrics.steps_total += 1;
         self.ring.set_deaf(self.core.post.any_congested() || self.core.is_flooded());
         let heard = self.hear();

@@ -6,13 +6,13 @@ use super::client::Client;
 use super::model::Target;
 use super::world::World;
 use crate::fake_ring::Random;
-use crate::limits::{CHUNK_SENDS, LINGER_MAX, LOG_WINDOW_BYTES, SEND_STALL_MAX};
+use crate::limits::{LINGER_MAX, LOG_WINDOW_BYTES, SEND_STALL_MAX, STEP_WALK_WORK, WORK_PER_SEND};
 use crate::room_log::Transport;
 
-const BOTH: [Transport; 2] = [Transport::Tcp, Transport::WebSocket];
-const CHAT: u16 = 4;
-const GIFT_LARGE: u16 = 1;
-const SYSTEM: u16 = 0;
+pub const BOTH: [Transport; 2] = [Transport::Tcp, Transport::WebSocket];
+pub const CHAT: u16 = 4;
+pub const GIFT_LARGE: u16 = 1;
+pub const SYSTEM: u16 = 0;
 /// Bytes of a large message; so many of them fill a window and more.
 const LARGE: usize = 16_000;
 const WINDOW: usize = 2 * LOG_WINDOW_BYTES / LARGE;
@@ -251,7 +251,7 @@ fn who_reads_too_slowly_what_may_not_be_dropped_is_told_between_frames() {
 /// A walk that takes several steps, during which members come, leave, and are lost.
 #[test]
 fn everybody_in_a_large_room_is_served_whoever_comes_and_goes() {
-    const MEMBERS: usize = 3 * CHUNK_SENDS;
+    const MEMBERS: usize = 3 * (STEP_WALK_WORK / WORK_PER_SEND) as usize;
     let one = |at| Client::told(at, 0, BOTH[at % 2], 5_000);
     let mut world = World::calm(1, (0..MEMBERS).map(one).collect());
     world.run_ms(20);
@@ -265,7 +265,7 @@ fn everybody_in_a_large_room_is_served_whoever_comes_and_goes() {
         world.publish(&ROOM, &[category], 100 + random.below(2_000));
         world.run_ms(1);
         let room = world.shards[0].core.local.rooms.iter().find(|(_, room)| room.alias != 0);
-        assert!(room.is_some_and(|(_, room)| room.is_walking()), "it takes several steps");
+        assert!(room.is_some_and(|(_, room)| room.urgency().is_some()), "it takes several steps");
         for _ in 0..5 {
             let at = random.below(MEMBERS);
             let room = world.clients[at].session.as_ref().and_then(|session| session.room(1));

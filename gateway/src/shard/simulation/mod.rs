@@ -7,6 +7,7 @@ mod bad_input;
 mod client;
 mod device;
 mod directed;
+mod fairness;
 mod idle;
 mod merges;
 mod model;

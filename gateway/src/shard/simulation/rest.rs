@@ -131,7 +131,7 @@ impl World {
         let shard = &mut self.shards[at];
         !shard.core.post.is_empty()
             || !shard.ring.is_quiet()
-            || !shard.core.local.resting.is_empty()
+            || shard.core.local.walks.any_waits_or_rests()
     }
 
     /// What was acknowledged is not sent again, however long one waits.

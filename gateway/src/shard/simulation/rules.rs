@@ -50,7 +50,7 @@ impl Kind {
         let what = random.below(9);
         let is = |this| what == this || what >= 7;
         Self {
-            merges: is(1),
+            merges: is(1) || random.percent(25),
             limits: is(2),
             inboxes: is(3),
             quotas: is(4),

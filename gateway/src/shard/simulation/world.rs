@@ -28,6 +28,10 @@ const TURNS: usize = 500;
 /// Turns without which a gateway that is left alone has come to rest.
 const REST_TURNS_MAX: usize = 20_000;
 
+/// Connections of a drawn world, and steps in which walks to all of them have ended.
+const DRAWN_CONNECTIONS: u32 = 13;
+const WAIT_STEPS_MAX: u64 = 4;
+
 /// A configuration for a small gateway.
 pub fn config() -> ShardConfig {
     ShardConfig {
@@ -49,8 +53,9 @@ pub struct World {
     random: Random,
     pub now_us: u64,
     pub shards: Vec<Shard<FakeRing>>,
-    /// Steps that each shard has taken.
+    /// Steps that each shard has taken, and those in a row after which some walk went on.
     steps: Vec<u64>,
+    waiting: Vec<u64>,
     pub clients: Vec<Client>,
     pub upstreams: Vec<Upstream>,
     /// Steps of all shards at the moment at which a client's WELCOME was read.
@@ -89,6 +94,7 @@ impl World {
             random: Random(1),
             now_us: 1_000_000,
             steps: vec![0; shards.len()],
+            waiting: vec![0; shards.len()],
             welcomed: vec![vec![0; shards.len()]; clients.len()],
             rules: vec![None; shards.len()],
             shards,
@@ -202,6 +208,7 @@ impl World {
             random,
             now_us: 1_000_000,
             steps: vec![0; count],
+            waiting: vec![0; count],
             shards,
             welcomed: vec![vec![0; count]; clients.len()],
             clients,
@@ -281,8 +288,18 @@ impl World {
         self.steps[shard] += 1;
         self.truth.now_us = self.now_us;
         let next = self.shards[shard].step(self.now_us);
+        self.check_waits(shard);
         self.report.hash(&(shard, matches!(next, Next::Again)));
         next
+    }
+
+    /// However much is said, the few members of a drawn world are walked to in a few steps.
+    fn check_waits(&mut self, shard: usize) {
+        let waits = self.shards[shard].core.local.walks.any_waits();
+        let in_a_row = &mut self.waiting[shard];
+        *in_a_row = if waits { *in_a_row + 1 } else { 0 };
+        let few = self.shards[shard].core.connections <= DRAWN_CONNECTIONS;
+        assert!(!few || *in_a_row <= WAIT_STEPS_MAX, "shard {shard} has walks that do not end");
     }
 
     /// Some peer does something.
