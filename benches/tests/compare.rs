@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use barrage_benches::compare::install::Installer;
 use barrage_benches::compare::server::Server;
-use barrage_benches::compare::{Kind, proof};
+use barrage_benches::compare::{Case, Kind, proof};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::{Value, json};
 
@@ -123,7 +123,7 @@ fn every_server_is_put_through_every_campaign_and_what_it_did_is_written_down() 
     assert!(output.status.success(), "{}", said(&output));
     let lines: Vec<Value> =
         directory.read("results.jsonl").lines().map(|x| serde_json::from_str(x).unwrap()).collect();
-    assert_eq!(lines.len(), 2 * 2 * 3, "servers, repeats and campaigns");
+    assert_eq!(lines.len(), 2 * 2 * Case::ALL.len(), "servers, repeats and campaigns");
     assert!(lines.iter().all(|line| line["set"] == "compare" && line["report"].is_object()));
     let table = directory.read("RESULTS.md");
     assert!(table.contains("| 300k-per-s | p99, ms | 2 | 2 |"), "{table}");

@@ -41,6 +41,7 @@ const EXIT_CODES: &str = "Exit codes:
   4  the run is invalid: its figures say more about the generator than about the target
   5  worse than the baseline
   6  the target could not be reached, or has gone
+  7  what is planned needs more than this machine has
 130  ended at once by a second Ctrl-C; the record of a run up to there can be read";
 
 /// What to do.

@@ -21,6 +21,8 @@ pub enum Exit {
     Regression,
     /// The target could not be reached, or has gone.
     TargetLost,
+    /// What is planned needs more than this machine has.
+    DoesNotFit,
 }
 
 impl Exit {
@@ -34,6 +36,7 @@ impl Exit {
             Self::Invalid => 4,
             Self::Regression => 5,
             Self::TargetLost => 6,
+            Self::DoesNotFit => 7,
         }
     }
 

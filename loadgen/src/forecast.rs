@@ -66,7 +66,7 @@ pub fn run(args: &PlanArgs, _stop: &Arc<AtomicBool>) -> Result<Ended> {
         }
         false => text(&loaded.scenario, &forecast, &machine, &lacks),
     };
-    let exit = if lacks.is_empty() { Exit::Pass } else { Exit::Invalid };
+    let exit = if lacks.is_empty() { Exit::Pass } else { Exit::DoesNotFit };
     Ok(Ended { text, exit })
 }
 
@@ -271,6 +271,18 @@ mod tests {
         assert_eq!(lacks.len(), 2, "{lacks:?}");
         assert!(lacks[0].starts_with("memory: 4.0 GB are needed"), "{lacks:?}");
         assert!(lacks[1].contains("clients.source gives 2"), "{lacks:?}");
+    }
+
+    #[test]
+    fn a_plan_that_does_not_fit_is_no_invalid_run() {
+        let exit = |scenario: &str, settings: &[&str]| {
+            let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
+            let args = PlanArgs { scenario: scenario.to_owned(), settings, json: false };
+            run(&args, &Arc::default()).unwrap().exit
+        };
+        // One address has no ports for a million connections, whatever the machine.
+        assert_eq!(exit("million-idle", &["clients.source=127.0.0.2/32"]), Exit::DoesNotFit);
+        assert_eq!(exit("headline-300k", &["clients.count=10"]), Exit::Pass);
     }
 
     #[test]

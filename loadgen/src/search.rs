@@ -274,7 +274,11 @@ impl Search {
             // Something else may have run on this machine for a moment.
             Exit::Invalid if !was_in_doubt => self.in_doubt = Some(self.trying),
             Exit::Invalid => self.end = Some(Found::Generator(self.trying, why.to_owned())),
-            exit @ (Exit::Usage | Exit::Faulty | Exit::Regression | Exit::TargetLost) => {
+            exit @ (Exit::Usage
+            | Exit::Faulty
+            | Exit::Regression
+            | Exit::TargetLost
+            | Exit::DoesNotFit) => {
                 self.end = Some(Found::Failed(exit, why.to_owned()));
             }
         }

@@ -35,6 +35,9 @@ struct Options {
     /// The servers, with commas between [default: all]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME")]
     servers: Vec<Kind>,
+    /// The campaigns, with commas between [default: all]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME")]
+    cases: Vec<Case>,
     /// How often each campaign is run against each server [default: 3; with --quick: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     repeat: Option<u32>,
@@ -154,7 +157,7 @@ fn campaign(options: &Options) -> Result<Campaign> {
     };
     Ok(Campaign {
         servers,
-        cases: Case::ALL.to_vec(),
+        cases: if options.cases.is_empty() { Case::ALL.to_vec() } else { options.cases.clone() },
         repeats: options.repeat.unwrap_or(repeats),
         scale,
         loadgen,

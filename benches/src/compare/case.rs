@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use rustix::process::{Resource, getrlimit};
 
 use super::server::Kind;
@@ -38,25 +39,35 @@ impl Scale {
 }
 
 /// A campaign that every server is put through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
 pub enum Case {
     /// One room, as fast as it goes.
+    #[value(name = "as-fast-as-it-goes")]
     Flood,
     /// One room, 150 messages a second.
+    #[value(name = "300k-per-s")]
     Paced,
+    /// Rooms of one member, as fast as they go.
+    RoomsOfOne,
+    /// Rooms of 20, as fast as they go.
+    #[value(name = "rooms-of-20")]
+    RoomsOf20,
     /// Connections that hear next to nothing.
     Idle,
 }
 
 impl Case {
     /// All, in order.
-    pub const ALL: [Self; 3] = [Self::Flood, Self::Paced, Self::Idle];
+    pub const ALL: [Self; 5] =
+        [Self::Flood, Self::Paced, Self::RoomsOfOne, Self::RoomsOf20, Self::Idle];
 
     /// Its name, which is its file's.
     pub fn name(self) -> &'static str {
         match self {
             Self::Flood => "as-fast-as-it-goes",
             Self::Paced => "300k-per-s",
+            Self::RoomsOfOne => "rooms-of-one",
+            Self::RoomsOf20 => "rooms-of-20",
             Self::Idle => "idle",
         }
     }
@@ -73,6 +84,7 @@ impl Case {
         const WARMUP_S: f64 = 1.0;
         /// Members of a room where connections hear next to nothing.
         const IDLE_ROOM: u32 = 50;
+        const MEMBERS_OF_SMALL_ROOM: u32 = 20;
         let secs = |phase: &str| format!("phases.{phase}.secs={}", scale.secs + WARMUP_S);
         let clients = |count: u32| format!("clients.count={count}");
         match self {
@@ -81,6 +93,12 @@ impl Case {
                 vec![clients(scale.members), secs("full"), window]
             }
             Self::Paced => vec![clients(scale.members), secs("steady")],
+            Self::RoomsOfOne | Self::RoomsOf20 => {
+                let members = if self == Self::RoomsOfOne { 1 } else { MEMBERS_OF_SMALL_ROOM };
+                // Half of the large room's members, each in a room of its own; or all of them.
+                let count = if members == 1 { scale.members / 2 } else { scale.members };
+                vec![clients(count), format!("rooms.count={}", count / members), secs("full")]
+            }
             Self::Idle => {
                 let rooms = (scale.idle / IDLE_ROOM).max(1);
                 vec![clients(scale.idle), format!("rooms.count={rooms}"), secs("hold")]

@@ -73,7 +73,9 @@ pub fn svg(about: &About, runs: &[Run]) -> String {
 /// The figures that the chart shows; the table has the others.
 fn is_main(figure: &Figure) -> bool {
     match figure.case {
-        Case::Flood => figure.name == "deliveries per server core-second",
+        Case::Flood | Case::RoomsOfOne | Case::RoomsOf20 => {
+            figure.name == "deliveries per server core-second"
+        }
         Case::Paced => matches!(figure.name, "p99" | "server CPU"),
         Case::Idle => figure.name == "server memory per connection",
     }

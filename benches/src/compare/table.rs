@@ -31,7 +31,7 @@ pub struct Figure {
 }
 
 /// All figures, in the order of the table.
-pub const FIGURES: [Figure; 14] = [
+pub const FIGURES: [Figure; 20] = [
     figure("deliveries per server core-second", "", Case::Flood, true, |run| {
         run.summary.measured.deliveries_per_target_cpu_s
     }),
@@ -50,6 +50,20 @@ pub const FIGURES: [Figure; 14] = [
     }),
     figure("server CPU", " % of a core", Case::Paced, false, Run::cpu_percent),
     figure("delivered", " %", Case::Paced, true, Run::delivered_percent),
+    figure("deliveries per server core-second", "", Case::RoomsOfOne, true, |run| {
+        run.summary.measured.deliveries_per_target_cpu_s
+    }),
+    figure("deliveries per second", "", Case::RoomsOfOne, true, |run| {
+        run.summary.measured.deliveries_per_s
+    }),
+    figure("delivered", " %", Case::RoomsOfOne, true, Run::delivered_percent),
+    figure("deliveries per server core-second", "", Case::RoomsOf20, true, |run| {
+        run.summary.measured.deliveries_per_target_cpu_s
+    }),
+    figure("deliveries per second", "", Case::RoomsOf20, true, |run| {
+        run.summary.measured.deliveries_per_s
+    }),
+    figure("delivered", " %", Case::RoomsOf20, true, Run::delivered_percent),
     figure("connected", "", Case::Idle, true, |run| Some(run.summary.totals.connected as f64)),
     figure("connects per second", "", Case::Idle, true, |run| {
         run.summary.phases.iter().find_map(|phase| phase.connects_per_s)

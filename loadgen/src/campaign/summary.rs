@@ -47,6 +47,7 @@ pub fn name(exit: Exit) -> &'static str {
         Exit::Invalid => "INVALID",
         Exit::Regression => "REGRESSION",
         Exit::TargetLost => "TARGET LOST",
+        Exit::DoesNotFit => "DOES NOT FIT",
     }
 }
 

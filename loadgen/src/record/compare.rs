@@ -242,7 +242,7 @@ fn unusable(record: &Record) -> Option<String> {
         Exit::Pass | Exit::Missed | Exit::Faulty | Exit::Regression => None,
         Exit::Invalid => Some(format!("{name} is invalid: {why}")),
         Exit::TargetLost => Some(format!("{name} lost its target: {why}")),
-        Exit::Usage => Some(format!("{name} did not run: {why}")),
+        Exit::Usage | Exit::DoesNotFit => Some(format!("{name} did not run: {why}")),
     }
 }
 

@@ -42,7 +42,7 @@ fn verdict(exit: Exit) -> (&'static str, &'static str) {
     match exit {
         Exit::Pass => ("good", "Pass"),
         Exit::Missed => ("bad", "Objective missed"),
-        Exit::Usage => ("bad", "Not run"),
+        Exit::Usage | Exit::DoesNotFit => ("bad", "Not run"),
         Exit::Faulty => ("bad", "Correctness violated"),
         Exit::Invalid => ("bad", "Invalid: the generator was the limit"),
         Exit::Regression => ("bad", "Regression"),
