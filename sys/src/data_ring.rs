@@ -99,16 +99,34 @@ impl Op {
     }
 }
 
+/// What a slot waits for beside its send.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Waits {
+    #[default]
+    Nothing,
+    /// Its connect is in flight.
+    Connect,
+    /// A receive is.
+    Receive,
+}
+
 /// What is going on in a slot.
 #[derive(Default)]
 struct Slot {
     sending: Option<SendSlice>,
     generation: u32,
     open: bool,
-    receiving: bool,
+    waits: Waits,
     closing: bool,
     /// Shutdowns in flight, of one direction or of both.
     shutdowns: u8,
+}
+
+impl Slot {
+    /// Whether something in flight refers to it that a shutdown ends.
+    fn is_busy(&self) -> bool {
+        self.waits != Waits::Nothing || self.sending.is_some()
+    }
 }
 
 const _: () = assert!(size_of::<Slot>() == 24, "a million connections have one each");
@@ -144,7 +162,10 @@ pub(crate) struct DataRing {
     accepts_ended: Vec<(usize, i32)>,
     #[allow(clippy::vec_box, reason = "the kernel is given their places")]
     connect_addresses: Vec<Box<SockAddr>>,
+    /// Slots that `connect` may use again. Where the kernel picks the slots, nobody would take them
+    /// off.
     free_slots: Vec<u32>,
+    connects: bool,
     rearm: Vec<u32>,
     /// Receives told in this reaping.
     receives: usize,
@@ -190,6 +211,7 @@ impl DataRing {
             accepts_ended: Vec::new(),
             connect_addresses: Vec::new(),
             free_slots: Vec::new(),
+            connects: false,
             rearm: Vec::new(),
             receives: 0,
             deaf: false,
@@ -249,6 +271,8 @@ impl DataRing {
         let slot = self.free_slots.pop().unwrap_or(self.slots.len() as u32);
         self.ring.submitter().register_files_update(slot, &[socket.as_raw_fd()])?;
         let conn = self.occupy(slot);
+        self.slots[slot as usize].waits = Waits::Connect;
+        self.connects = true;
         // The kernel copies the address when the request is submitted; until then it stays here.
         let remote = Box::new(remote);
         let entry = opcode::Connect::new(Fixed(slot), remote.as_ptr().cast(), remote.len());
@@ -293,7 +317,7 @@ impl DataRing {
     pub(crate) fn close(&mut self, conn: ConnId) {
         let Some(slot) = self.slot(conn) else { return };
         slot.closing = true;
-        if slot.receiving || slot.sending.is_some() {
+        if slot.is_busy() {
             slot.shutdowns += 1;
             self.shutdown(conn.slot() as u32, conn.generation, Op::Shutdown, libc::SHUT_RDWR);
         }
@@ -307,7 +331,7 @@ impl DataRing {
         static AT_ONCE: libc::linger = libc::linger { l_onoff: 1, l_linger: 0 };
         let Some(slot) = self.slot(conn) else { return };
         slot.closing = true;
-        let busy = slot.receiving || slot.sending.is_some();
+        let busy = slot.is_busy();
         slot.shutdowns += u8::from(busy);
         let number = conn.slot() as u32;
         let option = opcode::SetSockOpt::new(
@@ -333,7 +357,7 @@ impl DataRing {
 
     fn close_when_quiet(&mut self, slot: u32) {
         let state = &self.slots[slot as usize];
-        let quiet = !state.receiving && state.sending.is_none() && state.shutdowns == 0;
+        let quiet = !state.is_busy() && state.shutdowns == 0;
         if state.closing && quiet {
             let generation = state.generation;
             let entry = opcode::Close::new(Fixed(slot)).build();
@@ -343,7 +367,7 @@ impl DataRing {
 
     fn receive(&mut self, slot: u32) {
         let state = &mut self.slots[slot as usize];
-        state.receiving = true;
+        state.waits = Waits::Receive;
         let generation = state.generation;
         let entry = opcode::RecvMulti::new(Fixed(slot), BUFFER_GROUP).build();
         self.push(entry.user_data(Op::Recv.tag(generation, slot)));
@@ -488,8 +512,9 @@ impl DataRing {
 
     fn connected(&mut self, slot: u32, result: i32, sink: &mut dyn FnMut(Event<'_>)) {
         let conn = self.conn(slot);
+        self.slots[slot as usize].waits = Waits::Nothing;
         if self.slots[slot as usize].closing {
-            return;
+            return self.close_when_quiet(slot);
         }
         if result < 0 {
             sink(Event::Ended { conn, errno: -result });
@@ -505,7 +530,7 @@ impl DataRing {
         let closing = self.slots[slot as usize].closing;
         let more = cqueue::more(flags);
         if !more {
-            self.slots[slot as usize].receiving = false;
+            self.slots[slot as usize].waits = Waits::Nothing;
         }
         if let Some(buffer) = cqueue::buffer_select(flags) {
             if result > 0 && !closing {
@@ -542,7 +567,7 @@ impl DataRing {
     fn shut_down(&mut self, slot: u32, result: i32) {
         let state = &mut self.slots[slot as usize];
         state.shutdowns -= 1;
-        if result < 0 && (state.receiving || state.sending.is_some()) {
+        if result < 0 && state.is_busy() {
             // A socket that is not connected any more cannot be shut down; what still waits on it
             // is cancelled by name.
             let cancel = CancelBuilder::fd(Fixed(slot)).all();
@@ -558,7 +583,9 @@ impl DataRing {
         let generation = (conn.generation + 1) & ((1 << GENERATION_BITS) - 1);
         self.slots[slot as usize] = Slot { generation, ..Slot::default() };
         self.used -= 1;
-        self.free_slots.push(slot);
+        if self.connects {
+            self.free_slots.push(slot);
+        }
         sink(Event::Closed { conn });
     }
 

@@ -162,6 +162,55 @@ fn a_reset_is_one_for_the_peer_and_a_close_is_not() {
     assert_eq!(endings, [Err(std::io::ErrorKind::ConnectionReset), Ok(0)]);
 }
 
+/// Connections to a port that are being made.
+fn connecting_to(port: u16) -> usize {
+    const SYN_SENT: &str = "02";
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
+    let there = format!(":{port:04X}");
+    let is_there = |line: &&str| {
+        let mut words = line.split_whitespace().skip(2);
+        words.next().is_some_and(|peer| peer.ends_with(&there)) && words.next() == Some(SYN_SENT)
+    };
+    table.lines().filter(is_there).count()
+}
+
+#[test]
+fn a_connect_that_was_given_up_is_over_before_its_slot_is_used_again() {
+    // A listener that has no place left: whoever connects now waits.
+    let listener =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    listener.bind(&any.into()).expect("a port");
+    listener.listen(0).expect("a listener");
+    let address = listener.local_addr().ok().and_then(|at| at.as_socket()).expect("its address");
+    let mut waiting = Vec::new();
+    while connecting_to(address.port()) == 0 {
+        let peer = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+            .expect("a socket");
+        peer.set_nonblocking(true).expect("a socket that is there");
+        let _ = peer.connect(&address.into());
+        waiting.push(peer);
+    }
+    let mut ring = KernelRing::new(CONFIG, Waker::new().expect("an eventfd")).expect("a ring");
+    let before = connecting_to(address.port());
+    let conn = ring.connect(None, address).expect("a connect is begun");
+    ring.submit();
+    assert_eq!(connecting_to(address.port()), before + 1, "it waits");
+    ring.close(conn);
+    let mut closed = false;
+    while !closed {
+        ring.submit();
+        ring.reap(&mut |event| match event {
+            Event::Closed { conn: gone } => closed = gone == conn,
+            other => panic!("{other:?} after close"),
+        });
+        if !closed {
+            ring.wait(Duration::from_secs(10), || true);
+        }
+    }
+    assert_eq!(connecting_to(address.port()), before, "nothing of it can come any more");
+}
+
 #[test]
 fn a_path_that_is_not_a_socket_is_left_alone() {
     let path = std::env::temp_dir().join(format!("barrage-precious-{}", std::process::id()));
