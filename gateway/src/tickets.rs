@@ -9,6 +9,10 @@ use crate::limits::{TICK, UPLINK_ANSWER_MAX, UPLINKS_OPEN_MAX};
 /// How many ticks an upstream has to answer.
 const ANSWER_TICKS: u32 = (UPLINK_ANSWER_MAX.as_millis() / TICK.as_millis()) as u32;
 
+/// Tickets whose time is watched. Those that are closed behind one that stays open are among them
+/// until so many are: half of them can be forgotten then, so a ticket's share of that work is small.
+const DUE_MAX: usize = 2 * UPLINKS_OPEN_MAX;
+
 /// Open tickets, and when they are given up. A client may use a request's number again as soon as it
 /// was answered, so each opening has a number of its own.
 #[derive(Default)]
@@ -23,8 +27,12 @@ impl Tickets {
     /// Opens a ticket. False when there are too many, or when it is open.
     #[must_use]
     pub fn open(&mut self, ticket: u128, now: u32) -> bool {
-        if self.due.len() >= UPLINKS_OPEN_MAX || self.open.contains_key(&ticket) {
+        if self.open.len() >= UPLINKS_OPEN_MAX || self.open.contains_key(&ticket) {
             return false;
+        }
+        if self.due.len() >= DUE_MAX {
+            let open = &self.open;
+            self.due.retain(|(_, number, ticket)| open.get(ticket) == Some(number));
         }
         self.opened += 1;
         self.open.insert(ticket, self.opened);
@@ -94,5 +102,20 @@ mod tests {
         assert!(!tickets.open(u128::MAX, 0));
         assert!(tickets.close(0) && tickets.open(u128::MAX, 0));
         assert_eq!(tickets.take_all().len(), UPLINKS_OPEN_MAX);
+    }
+
+    /// One that is never answered takes one place, however many are answered behind it.
+    #[test]
+    fn an_unanswered_ticket_holds_up_no_others() {
+        let mut tickets = Tickets::default();
+        assert!(tickets.open(0, 0));
+        for ticket in 1..=10 * UPLINKS_OPEN_MAX as u128 {
+            assert!(tickets.open(ticket, 1), "ticket {ticket}");
+            assert!(tickets.close(ticket));
+            assert!(tickets.due.len() <= DUE_MAX, "what is closed is forgotten");
+        }
+        assert_eq!(tickets.expire(ANSWER_TICKS), Some(0));
+        assert_eq!(tickets.expire(2 * ANSWER_TICKS), None);
+        assert!(tickets.take_all().is_empty());
     }
 }
