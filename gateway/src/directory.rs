@@ -25,31 +25,29 @@ struct Entry {
     /// As the client names it. It is needed at once when something is put into the user's inbox:
     /// else one device could acknowledge it before another one was known.
     name: u64,
+    /// When it came, and below its bits the platform.
+    arrived_platform: u64,
     app: u32,
     index: u32,
     /// The connection's generation, and above its bits the shard.
     generation_shard: u32,
-    /// The platform, and above its bits the place in the order in which the user's connections came.
-    order_platform: u8,
 }
 
 const GENERATION_BITS: u32 = 24;
 const PLATFORM_BITS: u32 = 3;
-/// Connections of one user whose order is known; what comes after them counts as equally new.
-const ORDER_MAX: u8 = u8::MAX >> PLATFORM_BITS;
-const _: () = assert!(size_of::<Entry>() == 29, "a million users hold one each");
+const _: () = assert!(size_of::<Entry>() == 36, "a million users hold one each");
 const _: () = assert!(Platform::ALL.len() <= 1 << PLATFORM_BITS);
 const _: () = assert!(SHARDS_MAX as u64 <= 1 << (32 - GENERATION_BITS));
 
 impl Entry {
-    fn new(user: UserKey, who: ConnRef, name: u64, platform: Platform) -> Self {
+    fn new(user: UserKey, who: ConnRef, device: Device) -> Self {
         Self {
             user: user.user.0,
-            name,
+            name: device.name,
+            arrived_platform: device.arrived << PLATFORM_BITS | device.platform as u64,
             app: user.app.0,
             index: who.conn.index,
             generation_shard: u32::from(who.shard.0) << GENERATION_BITS | who.conn.generation,
-            order_platform: platform as u8,
         }
     }
 
@@ -58,18 +56,10 @@ impl Entry {
         hasher.hash_one((user, app))
     }
 
-    fn order(&self) -> u8 {
-        self.order_platform >> PLATFORM_BITS
-    }
-
-    fn set_order(&mut self, order: u8) {
-        let platform = self.order_platform & ((1 << PLATFORM_BITS) - 1);
-        self.order_platform = order << PLATFORM_BITS | platform;
-    }
-
     fn device(&self) -> Device {
-        let platform = usize::from(self.order_platform & ((1 << PLATFORM_BITS) - 1));
-        Device { platform: Platform::ALL[platform], arrived: u64::from(self.order()) }
+        let platform = self.arrived_platform & ((1 << PLATFORM_BITS) - 1);
+        let platform = Platform::ALL[platform as usize];
+        Device { name: self.name, platform, arrived: self.arrived_platform >> PLATFORM_BITS }
     }
 
     fn is_of(&self, user: UserKey) -> bool {
@@ -98,43 +88,19 @@ impl Directory {
         self.hasher.hash_one((user.user.0, user.app.0))
     }
 
-    /// A connection of the user has come, from the device that the client names.
-    pub fn insert(&mut self, user: UserKey, who: ConnRef, device: u64, platform: Platform) {
+    /// A connection of the user has come.
+    pub fn insert(&mut self, user: UserKey, who: ConnRef, device: Device) {
         let hash = self.hash(user);
-        let mut entry = Entry::new(user, who, device, platform);
-        let newest = self.of(hash, user).map(Entry::order).max();
-        let order = match newest {
-            None => 0,
-            Some(ORDER_MAX) => self.close_ranks(hash, user),
-            Some(newest) => newest + 1,
-        };
-        entry.set_order(order);
         let Self { entries, places, hasher } = self;
         let place = entries.len() as u32;
-        entries.push(entry);
+        entries.push(Entry::new(user, who, device));
         places.insert_unique(hash, place, |&place| entries[place as usize].hash(hasher));
     }
 
-    fn of(&self, hash: u64, user: UserKey) -> impl Iterator<Item = &Entry> {
-        let entries = self.places.iter_hash(hash).map(|&place| &self.entries[place as usize]);
+    fn of(&self, user: UserKey) -> impl Iterator<Item = &Entry> {
+        let places = self.places.iter_hash(self.hash(user));
+        let entries = places.map(|&place| &self.entries[place as usize]);
         entries.filter(move |entry| entry.is_of(user))
-    }
-
-    /// Numbers the user's connections anew, without the gaps of those that have gone; returns the
-    /// next number.
-    fn close_ranks(&mut self, hash: u64, user: UserKey) -> u8 {
-        let mut orders: Vec<u8> = self.of(hash, user).map(Entry::order).collect();
-        orders.sort_unstable();
-        orders.dedup();
-        for &place in self.places.iter_hash(hash) {
-            let entry = &mut self.entries[place as usize];
-            if entry.is_of(user) {
-                let order = entry.order();
-                let rank = orders.partition_point(|&other| other < order) as u8;
-                entry.set_order(rank);
-            }
-        }
-        (orders.len() as u8).min(ORDER_MAX)
     }
 
     /// A connection of the user has gone.
@@ -156,21 +122,14 @@ impl Directory {
         }
     }
 
-    /// The user's connections, each with its platform and its place in the order in which they came.
-    pub fn in_order(&self, user: UserKey) -> impl Iterator<Item = (Device, ConnRef)> {
-        self.of(self.hash(user), user).map(|entry| (entry.device(), entry.who()))
-    }
-
-    /// The user's connections with the names of their devices, in the order in which they came.
-    pub fn names(&self, user: UserKey) -> impl Iterator<Item = (u64, ConnRef)> {
-        let mut entries: Vec<_> = self.of(self.hash(user), user).collect();
-        entries.sort_by_key(|entry| entry.order());
-        entries.into_iter().map(|entry| (entry.name, entry.who()))
+    /// The user's connections, each with its device, in any order.
+    pub fn devices(&self, user: UserKey) -> impl Iterator<Item = (Device, ConnRef)> {
+        self.of(user).map(|entry| (entry.device(), entry.who()))
     }
 
     /// The user's connections.
     pub fn find(&self, user: UserKey) -> impl Iterator<Item = ConnRef> {
-        self.of(self.hash(user), user).map(Entry::who)
+        self.of(user).map(Entry::who)
     }
 }
 
@@ -185,7 +144,8 @@ mod tests {
         let user = |id| UserKey { app: AppId(1), user: UserId(id) };
         let who = |index| ConnRef { shard: ShardIndex(2), conn: ConnId { index, generation: 7 } };
         for id in 0..1000 {
-            directory.insert(user(id / 2), who(id as u32), id, Platform::Web);
+            let device = Device { name: id, platform: Platform::Web, arrived: id };
+            directory.insert(user(id / 2), who(id as u32), device);
         }
         directory.remove(user(250), who(500));
         directory.remove(user(250), who(9999));
@@ -202,24 +162,23 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_a_users_connections_outlives_many_of_them() {
+    fn a_device_is_told_as_it_came() {
         let mut directory = Directory::new();
         let user = UserKey { app: AppId(1), user: UserId(1) };
         let who = |index| ConnRef { shard: ShardIndex(2), conn: ConnId { index, generation: 7 } };
+        let device = |index: u32| {
+            let platform = Platform::ALL[index as usize % Platform::ALL.len()];
+            Device { name: u64::MAX - u64::from(index), platform, arrived: u64::from(index) << 30 }
+        };
         for index in 0..1000 {
-            let platform = if index % 3 == 0 { Platform::Ios } else { Platform::Web };
-            directory.insert(user, who(index), u64::from(index), platform);
+            directory.insert(user, who(index), device(index));
             if let Some(old) = index.checked_sub(6) {
                 directory.remove(user, who(old));
             }
-            let mut present: Vec<_> = directory.in_order(user).collect();
+            let mut present: Vec<_> = directory.devices(user).collect();
             present.sort_unstable_by_key(|(device, _)| device.arrived);
-            let came: Vec<u32> = present.iter().map(|(_, who)| who.conn.index).collect();
-            assert!(came.is_sorted(), "{came:?} after {index}");
-            let names: Vec<_> = directory.names(user).map(|(name, _)| name as u32).collect();
-            assert_eq!(names, came);
-            assert_eq!(came.len(), 6.min(index as usize + 1));
-            assert_eq!(present.last().map(|(device, _)| device.platform), Some(platform));
+            let came = (index.saturating_sub(5)..=index).map(|index| (device(index), who(index)));
+            assert!(present.into_iter().eq(came), "after {index}");
         }
     }
 }

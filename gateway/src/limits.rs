@@ -15,6 +15,9 @@ pub const SHARDS_MAX: usize = 256;
 pub const CONNECTIONS_DEFAULT: u32 = 2_000_000;
 /// Connections that a shard takes over its limit only to tell them that it is full.
 pub const CONNECTIONS_SPARE: u32 = 1024;
+/// Connections that one user may have; one more replaces the oldest. What is done for a user, such as
+/// each of its messages, is done for all of them at once.
+pub const CONNECTIONS_PER_USER_MAX: usize = 1024;
 /// Rooms that one connection may be a member of.
 pub const ROOMS_PER_CONNECTION_MAX: usize = 64;
 /// Bits of a room's alias that number the rooms of one home.

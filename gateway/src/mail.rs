@@ -6,9 +6,10 @@
 
 use std::collections::VecDeque;
 
-use barrage_router::{Class, Cursor, Frame, Joined, Order, RoomKey, ShardIndex, Target, UserKey};
+use barrage_router::{
+    Class, Cursor, Device, Frame, Joined, Order, RoomKey, ShardIndex, Target, UserKey,
+};
 use barrage_sys::{ConnId, Waker};
-use barrage_wire::client::Platform;
 use barrage_wire::server::{CloseReason, Code};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -159,7 +160,7 @@ pub enum Mail {
     /// To the shard of whoever published: how it ended.
     Published { origin: Origin, code: Code, seq: u64 },
     /// To a user's home: a connection has come.
-    UserOn { user: UserKey, who: ConnRef, device: u64, platform: Platform },
+    UserOn { user: UserKey, who: ConnRef, device: Device },
     /// To a user's home: a connection has gone.
     UserOff { user: UserKey, who: ConnRef, device: u64 },
     /// To a user's home: a device has everything up to this number of the inbox.

@@ -9,7 +9,6 @@ use barrage_wire::client::Platform;
 use barrage_wire::server::{CloseReason, Code, DIRECT_ACK, DIRECT_REPEAT};
 use barrage_wire::upstream::{AckMode, PublishHead};
 
-use common::client::DEVICE;
 use common::upstream::PROBE;
 use common::{
     CHAT, Client, GIFT_LARGE, Gateway, SOON, SYSTEM, Said, TempDir, Upstream, Via,
@@ -185,6 +184,71 @@ fn who_has_no_device_has_each_connection_for_one() {
     });
 }
 
+/// Two tabs that name one device, or a connection that lingers while its device is back: the newer
+/// one has the inbox, and the other one is told.
+#[test]
+fn a_device_has_one_connection() {
+    on_one_and_two_shards(|gateway| {
+        let mut upstream = gateway.upstream();
+        let mut other = device(gateway, USER, 2);
+        let mut older = device(gateway, USER, 1);
+        upstream.until_user_has(USER, 2);
+        assert_eq!(give(&mut upstream, USER, "a"), (Code::Ok, 2));
+        hear(&mut older, FIRST, &["a"]);
+        let mut newer = device(gateway, USER, 1);
+        let (reason, text) = older.hear_close();
+        assert_eq!(reason, CloseReason::Replaced);
+        assert!(text.contains("device"), "{text:?}");
+        assert_eq!(give(&mut upstream, USER, "b"), (Code::Ok, 2));
+        hear(&mut newer, AGAIN, &["a"]);
+        let seq = hear(&mut newer, FIRST, &["b"]);
+        assert_eq!(hear(&mut other, FIRST, &["a", "b"]), seq);
+        newer.ack(seq);
+        other.ack(seq);
+        gateway.until_metric("inbox_delivered_total", |delivered| delivered == 2);
+        drop((newer, other));
+        upstream.until_user_has(USER, 0);
+        assert_eq!(give(&mut upstream, USER, "c"), (Code::Kept, 0));
+        hear(&mut device(gateway, USER, 1), FIRST, &["c"]);
+    });
+}
+
+/// More devices are connected than an inbox remembers of those that are away.
+#[test]
+fn every_device_that_is_connected_gets_its_messages() {
+    on_one_and_two_shards(|gateway| {
+        let mut upstream = gateway.upstream();
+        let mut here: Vec<_> = (1..=20).map(|name| device(gateway, USER, name)).collect();
+        upstream.until_user_has(USER, 20);
+        for payload in ["a", "b"] {
+            assert_eq!(give(&mut upstream, USER, payload), (Code::Ok, 20));
+            for client in &mut here {
+                let seq = hear(client, FIRST, &[payload]);
+                client.ack(seq);
+            }
+        }
+        gateway.until_metric("inbox_delivered_total", |delivered| delivered == 2);
+    });
+}
+
+/// The answer counts who was sent the message, not who is connected: a device that ACKs nothing is
+/// sent no more than a window of them.
+#[test]
+fn a_service_is_told_to_how_many_connections_a_message_went() {
+    on_one_and_two_shards(|gateway| {
+        let mut upstream = gateway.upstream();
+        let mut silent = device(gateway, USER, 1);
+        upstream.until_user_has(USER, 1);
+        for _ in 0..32 {
+            assert_eq!(give(&mut upstream, USER, "a"), (Code::Ok, 1));
+        }
+        assert_eq!(give(&mut upstream, USER, "b"), (Code::Kept, 0), "it waits for ACKs");
+        let seq = hear(&mut silent, FIRST, &["a"; 32]);
+        silent.ack(seq);
+        assert_eq!(hear(&mut silent, FIRST, &["b"]), seq + 1);
+    });
+}
+
 #[test]
 fn an_inbox_is_bounded_by_count_and_by_time() {
     with_policy("[inbox]\nmessages = 5\n", |gateway| {
@@ -330,14 +394,14 @@ fn inboxes_outlive_the_gateway() {
         assert_eq!(give(&mut upstream, USER, "new"), (Code::Ok, 2));
         assert!(hear(&mut phone, FIRST, &["new"]) > seq);
         for &user in &users {
-            hear(&mut device(&gateway, user, DEVICE), FIRST, &["later"]);
+            hear(&mut device(&gateway, user, 1), FIRST, &["later"]);
         }
         gateway.end();
         // In order this time, and what nobody ACKed is still there.
         let gateway = Gateway::start_in(&data, cores, &[]);
         let mut tablet = device(&gateway, USER, 2);
         hear(&mut tablet, AGAIN, &["new"]);
-        hear(&mut device(&gateway, users[3], DEVICE), AGAIN, &["later"]);
+        hear(&mut device(&gateway, users[3], 1), AGAIN, &["later"]);
     }
 }
 

@@ -20,7 +20,7 @@ const HOUR: u32 = 3600;
 /// What a HELLO of this user is answered with at once: a reason to go, or nothing.
 fn refusal(gateway: &Gateway, via: Via, user: u64) -> Option<(CloseReason, String)> {
     let mut client = Client::connect(gateway.address(via), via);
-    client.hello_from(user, 5, Platform::Web, &[]);
+    client.hello_from(user, 0, Platform::Web, &[]);
     match client.hear() {
         Said::Welcome { .. } => None,
         Said::Close { reason, text } => Some((reason, text)),
@@ -82,12 +82,12 @@ fn nobody_slips_in_while_a_ban_is_on_its_way() {
             let mut coming: Vec<_> =
                 (0..6).map(|_| Client::connect(gateway.tcp, Via::Tcp)).collect();
             let (first, last) = coming.split_at_mut(3);
-            first.iter_mut().for_each(|client| client.hello_from(user, 5, Platform::Web, &[]));
+            first.iter_mut().for_each(|client| client.hello_from(user, 0, Platform::Web, &[]));
             let request = upstream.next_request();
             let text = barrage_wire::codec::Text("out");
             let ban = barrage_wire::UpstreamFrame::Ban { request, user, seconds: HOUR, text };
             upstream.send(&ban);
-            last.iter_mut().for_each(|client| client.hello_from(user, 5, Platform::Web, &[]));
+            last.iter_mut().for_each(|client| client.hello_from(user, 0, Platform::Web, &[]));
             assert_eq!(upstream.replies(1)[0].code, Code::Ok);
             for client in &mut coming {
                 assert_eq!(client.hear_close().0, CloseReason::Banned, "user {user}");
@@ -252,9 +252,9 @@ fn bans_and_mutes_outlive_the_gateway_and_what_was_lifted_does_not_come_back() {
     }
 }
 
-/// A connection on this platform, when the user's home knows of it.
+/// A connection of a device without a name on this platform, when the user's home knows of it.
 fn come_on(gateway: &Gateway, upstream: &mut Upstream, on: Platform, connections: u64) -> Client {
-    let client = Client::come_from(gateway.tcp, Via::Tcp, USER, 5, on);
+    let client = Client::come_from(gateway.tcp, Via::Tcp, USER, 0, on);
     upstream.until_user_has(USER, connections);
     client
 }
@@ -290,6 +290,33 @@ fn one_device_too_many_replaces_the_oldest_of_its_platform() {
         }
         assert!(other.ping().is_empty());
         assert_eq!(gateway.metric("replaced_total"), 7);
+    }
+}
+
+/// A device that is back before its last connection was found to be dead takes that one's place, and
+/// nobody else's.
+#[test]
+fn a_device_that_comes_again_replaces_itself_first() {
+    let dir = TempDir::new("same-device");
+    let policy = dir.file("policy.toml", "[devices]\nweb = 2\n");
+    for cores in ["0", "0-1"] {
+        let gateway = Gateway::start(cores, &["--policy", &policy]);
+        let mut upstream = gateway.upstream();
+        let mut come = |device, connections| {
+            let client = Client::come_from(gateway.tcp, Via::Tcp, USER, device, Platform::Web);
+            upstream.until_user_has(USER, connections);
+            client
+        };
+        let mut first = come(1, 1);
+        let mut lingering = come(2, 2);
+        let mut back = come(2, 2);
+        assert_eq!(lingering.hear_close().0, CloseReason::Replaced);
+        for client in [&mut first, &mut back] {
+            let said = client.ping();
+            assert!(!said.iter().any(|said| matches!(said, Said::Close { .. })), "{said:?}");
+        }
+        let _third = come(3, 2);
+        assert_eq!(first.hear_close().0, CloseReason::Replaced, "now it is the oldest");
     }
 }
 

@@ -6,11 +6,11 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use barrage_wire::UpstreamFrame;
+use barrage_wire::client::Platform;
 use barrage_wire::codec::Tail;
 use barrage_wire::server::{CloseReason, Code};
 use barrage_wire::upstream::{AckMode, EventKind, PublishHead, events};
 
-use common::client::DEVICE;
 use common::upstream::PROBE;
 use common::{
     APP, CHAT, Client, GIFT_LARGE, Gateway, Said, Told, Upstream, Via, on_one_and_two_shards,
@@ -306,13 +306,14 @@ fn services_hear_how_clients_come_and_go() {
         let mut upstream = gateway.upstream();
         upstream.subscribe(events::ALL, "", &[]);
         for via in Via::BOTH {
-            let mut client = gateway.client(via, 5);
+            let address = gateway.address(via);
+            let mut client = Client::come_from(address, via, 5, 9, Platform::Web);
             let (connection, port) = (client.connection, client.socket.port());
             let mut check = |event, room, reason| {
                 let told = upstream.event();
                 assert_eq!((told.event, told.room, told.reason), (event, room, reason));
                 assert_eq!((told.connection, told.user), (connection, 5));
-                assert_eq!((told.device, told.platform), (DEVICE, 3));
+                assert_eq!((told.device, told.platform), (9, 3));
                 let address = Ipv4Addr::LOCALHOST.to_ipv6_mapped().to_bits();
                 assert_eq!((told.address, told.port), (address, port));
             };

@@ -19,7 +19,8 @@ use crate::class::Class;
 use crate::ids::Millis;
 use crate::policy::InboxRules;
 
-/// Devices of one user that are known at a time; the longest unseen goes first.
+/// Devices of one user that are known at a time. Those that are connected have a place in any case;
+/// of those that are away, the one that is away for longest goes first.
 pub const DEVICES_MAX: usize = 16;
 /// Messages that a connection is sent ahead of its ACKs; the next go out as ACKs come.
 pub const INBOX_WINDOW: usize = 32;
@@ -185,7 +186,6 @@ impl<A: Copy + Eq> Inbox<A> {
         let mut devices: Vec<InboxDevice> =
             devices.into_iter().filter(|known| known.device != UNNAMED).collect();
         devices.sort_by_key(|known| Reverse(known.until));
-        devices.truncate(DEVICES_MAX);
         // What is put in now is new to every device, whatever the clock says.
         let acked = devices.iter().map(|known| known.acked).max().unwrap_or(0);
         inbox.next_seq = inbox.next_seq.max(acked.saturating_add(1));
@@ -225,7 +225,7 @@ impl<A: Copy + Eq> Inbox<A> {
     }
 
     /// A device is connected. It is sent what it has not ACKed, from the oldest on, with fresh
-    /// tries. Its connection before, if that lingers, is sent nothing more.
+    /// tries. Its connection before, if that lingers, is sent nothing more: whoever calls has it end.
     pub fn device_on(
         &mut self,
         now: Millis,
@@ -236,7 +236,7 @@ impl<A: Copy + Eq> Inbox<A> {
     ) {
         self.turn(now);
         let until = after(now, ttl_ms(rules));
-        let place = self.position(device, at).unwrap_or_else(|| self.add(device, until, out));
+        let place = self.position(device, at).unwrap_or_else(|| self.add(device, until));
         let known = &mut self.devices[place];
         known.until = until;
         if !known.is_at(at) {
@@ -348,6 +348,11 @@ impl<A: Copy + Eq> Inbox<A> {
         while let Some(place) = self.devices.iter().position(|known| known.is_given_up(now)) {
             self.forget(place, out);
         }
+        while self.devices.len() > DEVICES_MAX
+            && let Some(place) = self.longest_away()
+        {
+            self.forget(place, out);
+        }
         if let Some(acked) = self.devices.iter().map(|known| known.acked).min() {
             self.drop_messages(Gone::Delivered, out, |kept| kept.seq <= acked);
         }
@@ -397,17 +402,13 @@ impl<A: Copy + Eq> Inbox<A> {
         self.devices.iter().position(is_it)
     }
 
-    /// Adds a device, and forgets the longest unseen when there are too many. One that is connected
-    /// goes only when all are.
-    fn add(&mut self, device: u64, until: Millis, out: &mut Vec<InboxOutput<A>>) -> usize {
-        if self.devices.len() == DEVICES_MAX {
-            let seen = |&place: &usize| {
-                let known = &self.devices[place];
-                (known.online.is_some(), known.until)
-            };
-            let longest = (0..DEVICES_MAX).min_by_key(seen).expect("there are devices");
-            self.forget(longest, out);
-        }
+    fn longest_away(&self) -> Option<usize> {
+        let devices = self.devices.iter().enumerate();
+        let away = devices.filter(|(_, known)| known.online.is_none());
+        away.min_by_key(|(_, known)| known.until).map(|(place, _)| place)
+    }
+
+    fn add(&mut self, device: u64, until: Millis) -> usize {
         // Most users have one device or two: the usual doubling would begin with four.
         self.devices.reserve_exact(1);
         let sent = if device == UNNAMED { self.unnamed_sent } else { 0 };

@@ -33,7 +33,7 @@ pub use category::{Aggregation, Category, Keep, Retention};
 pub use class::Class;
 pub use combo::{COMBO_HOLD_MAX_MS, COMBOS_MAX};
 pub use dedupe::{Seen, Target};
-pub use devices::{Device, replaced};
+pub use devices::{Device, Surplus, replaced};
 pub use egress::{EGRESS_DEBT_MS, Egress, shares};
 pub use flow::FLOW_BYTES_MAX;
 pub use frame::{Frame, MergeId};

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use barrage_router::{
     AppId, Class, Device, Egress, Level, Millis, Moderation, Order, PLATFORMS, QuotaTable, Rate,
-    RoomId, UNTIL_FOREVER, UserId, UserKey, replaced, shares,
+    RoomId, Surplus, UNTIL_FOREVER, UserId, UserKey, replaced, shares,
 };
 use barrage_wire::client::Platform;
 
@@ -410,34 +410,48 @@ fn stored(random: &mut Random) -> [u64; 3] {
 /// The model: while there are too many, the oldest goes. Counts comers who push nobody out, one,
 /// and several.
 fn devices(random: &mut Random) -> [u64; 3] {
+    /// Connections of one user.
+    const MOST: usize = 6;
     let mut pushed = [0; 3];
     let mut present = Vec::<Device>::new();
     let mut rules = [0; PLATFORMS];
-    for arrived in 0..STEPS {
-        if arrived % 10 == 0 {
+    for step in 0..STEPS {
+        if step % 10 == 0 {
             rules = rules.map(|_| random.below(5) as u16);
         }
-        let platform = random.pick(Platform::ALL);
-        let mut places = replaced(&present, platform, &rules);
-        let mut model: Vec<_> = (0..present.len()).collect();
+        // Some were overtaken on their way.
+        let arrived = if random.below(10) == 0 { random.below(STEPS) } else { STEPS + step };
+        let (name, platform) = (random.below(8), random.pick(Platform::ALL));
+        present.push(Device { name, platform, arrived });
+        let mut places = replaced(&present, &rules, MOST);
+        let of_platform = usize::from(rules[platform as usize]);
+        let mut left: Vec<_> = (0..present.len()).collect();
         let mut expected = Vec::new();
-        loop {
-            let rivals = model.iter().copied().filter(|&at| present[at].platform == platform);
-            let most = usize::from(rules[platform as usize]);
-            if most == 0 || rivals.clone().count() < most {
-                break;
+        type Is<'a> = &'a dyn Fn(&Device) -> bool;
+        let bounds: [(usize, Surplus, Is<'_>); 3] = [
+            (1, Surplus::Device, &|device| name != 0 && device.name == name),
+            (of_platform, Surplus::Platform(of_platform as u16), &|device| {
+                of_platform > 0 && device.platform == platform
+            }),
+            (MOST, Surplus::User, &|_| true),
+        ];
+        for (most, why, is_rival) in bounds {
+            loop {
+                let rivals = left.iter().copied().filter(|&at| is_rival(&present[at]));
+                if rivals.clone().count() <= most {
+                    break;
+                }
+                let oldest = rivals.min_by_key(|&at| present[at].arrived).expect("some");
+                left.retain(|&at| at != oldest);
+                expected.push((oldest, why));
             }
-            let oldest = rivals.min_by_key(|&at| present[at].arrived).expect("there are some");
-            model.retain(|&at| at != oldest);
-            expected.push(oldest);
         }
-        assert_eq!(places, expected, "{platform:?}, {rules:?}, {present:?}");
+        assert_eq!(places, expected, "{rules:?}, {present:?}");
         pushed[places.len().min(2)] += 1;
-        places.sort_unstable();
-        for &at in places.iter().rev() {
+        places.sort_unstable_by_key(|&(at, _)| at);
+        for &(at, _) in places.iter().rev() {
             present.swap_remove(at);
         }
-        present.push(Device { platform, arrived });
         let swap = random.below(present.len() as u64) as usize;
         present.swap(0, swap);
     }

@@ -1,6 +1,6 @@
 //! How clients come into the gateway and into rooms, and how they are answered.
 
-use barrage_router::{AppId, CatchUp, Cursor, Joined, RoomId, RoomKey, UserId, UserKey};
+use barrage_router::{AppId, CatchUp, Cursor, Device, Joined, RoomId, RoomKey, UserId, UserKey};
 use barrage_router::{home_of_room, home_of_user};
 use barrage_sys::ConnId;
 use barrage_wire::client::ClientFrame;
@@ -201,8 +201,8 @@ impl Core {
             conn.rooms.push(membership);
         }
         let home = home_of_user(key, self.shards());
-        let (device, platform) = (*device, *platform);
-        self.post.send(home, Mail::UserOn { user: key, who: me, device, platform });
+        let device = Device { name: *device, platform: *platform, arrived: self.clock.us };
+        self.post.send(home, Mail::UserOn { user: key, who: me, device });
         self.metrics.clients += 1;
         self.say(
             id,

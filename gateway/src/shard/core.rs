@@ -272,9 +272,7 @@ impl Core {
             }
             Mail::Frame { alias, frame } => self.append(alias, &frame),
             Mail::Published { origin, code, seq } => self.published(origin, code, seq),
-            Mail::UserOn { user, who, device, platform } => {
-                self.home_user_on(user, who, device, platform);
-            }
+            Mail::UserOn { user, who, device } => self.home_user_on(user, who, device),
             Mail::UserOff { user, who, device } => self.home_user_off(user, who, device),
             Mail::Acked { user, who, device, seq } => self.home_acked(user, who, device, seq),
             Mail::ToUsers { tally, app, users, target, message } => {

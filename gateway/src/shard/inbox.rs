@@ -4,11 +4,10 @@ use std::collections::BTreeSet;
 
 use ahash::AHashMap;
 use barrage_router::{
-    AppId, Gone, Inbox, InboxDevice, InboxMessage, InboxOutput, InboxPush, InboxRules, Millis,
-    Target, UserId, UserKey,
+    AppId, Device, Gone, Inbox, InboxDevice, InboxMessage, InboxOutput, InboxPush, InboxRules,
+    Millis, Target, UserId, UserKey,
 };
 use barrage_wire::ServerFrame;
-use barrage_wire::client::Platform;
 use barrage_wire::codec::Tail;
 use barrage_wire::server::{CloseReason, Code};
 use bytes::Bytes;
@@ -90,23 +89,19 @@ impl Inboxes {
 }
 
 impl Core {
-    pub(super) fn home_user_on(
-        &mut self,
-        user: UserKey,
-        who: ConnRef,
-        device: u64,
-        platform: Platform,
-    ) {
+    pub(super) fn home_user_on(&mut self, user: UserKey, who: ConnRef, device: Device) {
         // A ban may have overtaken the connection on its way here.
         if let Some((until_ms, text)) = self.guards.moderation.is_banned(self.unix_ms(), user) {
             let text = super::moderation::banned_text(until_ms, text);
             let reason = CloseReason::Banned;
             self.post.send(who.shard, Mail::KickConn { conn: who.conn, reason, text });
         }
-        self.replace_devices(user, platform);
-        self.homes.users.insert(user, who, device, platform);
+        if !self.replace_devices(user, who, device) {
+            return;
+        }
+        self.homes.users.insert(user, who, device);
         self.with_inbox(user, |inbox, now, rules, out| {
-            inbox.device_on(now, rules, device, who, out);
+            inbox.device_on(now, rules, device.name, who, out);
         });
     }
 
@@ -236,7 +231,7 @@ impl Core {
             && self.homes.users.find(user).any(|who| self.post.congested(who.shard))
     }
 
-    /// Puts a message into a user's inbox; says how many connections get it now, and whether the disk
+    /// Puts a message into a user's inbox; says how many connections are sent it now, and whether the disk
     /// has a place for it. With a tally, its part, in which so many connections got it before, is
     /// counted when the message is on disk.
     fn push_inbox(
@@ -246,19 +241,18 @@ impl Core {
         (key, part): (u128, Option<u32>),
         then: Option<(TallyId, u64)>,
     ) -> (u64, bool) {
-        let reached = self.homes.users.find(user).count() as u64;
         let mut devices = Vec::new();
         if !self.homes.inboxes.by_user.contains_key(&user) {
             let inbox = Inbox::new(self.inbox_start());
             self.homes.inboxes.insert(user, inbox);
             // All of them before the message: none is to acknowledge it while another is not known.
-            devices.extend(self.homes.users.names(user));
+            devices.extend(self.homes.users.devices(user));
         }
         let head = &message.head;
-        let mut kept = None;
+        let (mut kept, mut reached) = (None, 0);
         self.with_inbox(user, |inbox, now, rules, out| {
             for (device, who) in devices {
-                inbox.device_on(now, rules, device, who, out);
+                inbox.device_on(now, rules, device.name, who, out);
             }
             let push = InboxPush {
                 category: head.category,
@@ -268,6 +262,7 @@ impl Core {
                 ttl_ms: message.ttl_ms,
             };
             let pushed = inbox.push(now, rules, push, out);
+            reached = pushed.sent_to as u64;
             kept = inbox.messages().next_back().filter(|message| message.seq == pushed.seq);
         });
         let then = then.map(|(tally, before)| {

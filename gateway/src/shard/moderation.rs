@@ -1,17 +1,17 @@
 //! Who is told to go, to be silent, or not to come back, and which device gives way to which.
 
 use barrage_router::{
-    AppId, Order, Refused, RoomId, ShardIndex, UNTIL_FOREVER, UserId, UserKey, home_of_user,
-    replaced,
+    AppId, Device, Order, Refused, RoomId, ShardIndex, Surplus, UNTIL_FOREVER, UserId, UserKey,
+    home_of_user, replaced,
 };
 use barrage_sys::ConnId;
-use barrage_wire::client::Platform;
 use barrage_wire::limits::TEXT_BYTES_MAX;
 use barrage_wire::server::{CloseReason, Code};
 use barrage_wire::upstream::{AckMode, SECONDS_FOREVER};
 
 use super::core::{Core, TallyEnd};
-use crate::mail::{Mail, TallyId};
+use crate::limits::CONNECTIONS_PER_USER_MAX;
+use crate::mail::{ConnRef, Mail, TallyId};
 use crate::note::NOTE_ORDER;
 use crate::refusal::Refusal;
 
@@ -126,25 +126,42 @@ impl Core {
         self.post.send(tally.shard, Mail::Tallied { tally, code, count, parts: 1 });
     }
 
-    /// Another connection of the user comes: those that it replaces are told.
-    pub(super) fn replace_devices(&mut self, user: UserKey, newcomer: Platform) {
-        let devices = &self.config.rules.policy.devices;
-        let max = devices[newcomer as usize];
-        if max == 0 {
-            return;
+    /// A connection of the user has come: those that it replaces are told, and get nothing more. False
+    /// when it is to go itself.
+    pub(super) fn replace_devices(&mut self, user: UserKey, who: ConnRef, device: Device) -> bool {
+        let mut present: Vec<_> = self.homes.users.devices(user).collect();
+        if present.is_empty() {
+            return true;
         }
-        let present: Vec<_> = self.homes.users.in_order(user).collect();
-        let known: Vec<_> = present.iter().map(|&(device, _)| device).collect();
-        for place in replaced(&known, newcomer, devices) {
-            let who = present[place].1;
-            let reason = CloseReason::Replaced;
-            let text = format!(
-                "the user has connected from a newer device; at most {max} of this platform may be"
-            );
-            self.homes.users.remove(user, who);
+        present.push((device, who));
+        let all: Vec<_> = present.iter().map(|&(device, _)| device).collect();
+        let mut stays = true;
+        let most = &self.config.rules.policy.devices;
+        for (place, why) in replaced(&all, most, CONNECTIONS_PER_USER_MAX) {
+            let (device, gone) = present[place];
+            if gone == who {
+                stays = false;
+            } else {
+                self.home_user_off(user, gone, device.name);
+            }
             self.metrics.replaced_total += 1;
-            self.post.send(who.shard, Mail::KickConn { conn: who.conn, reason, text });
+            let (conn, reason, text) = (gone.conn, CloseReason::Replaced, replaced_text(why));
+            self.post.send(gone.shard, Mail::KickConn { conn, reason, text });
         }
+        stays
+    }
+}
+
+/// What a connection is told that gives way to another one.
+fn replaced_text(why: Surplus) -> String {
+    match why {
+        Surplus::Device => "this device has connected again: a device has one connection".into(),
+        Surplus::Platform(most) => format!(
+            "the user has connected from a newer device; at most {most} of this platform may be"
+        ),
+        Surplus::User => format!(
+            "the user has connected from a newer device; at most {CONNECTIONS_PER_USER_MAX} may be"
+        ),
     }
 }
 

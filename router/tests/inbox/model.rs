@@ -65,13 +65,6 @@ impl Model {
     pub fn on(&mut self, device: u64, phone: usize, at: u32) {
         let until = self.time + self.ttl_ms();
         let place = self.position(device, at).unwrap_or_else(|| {
-            if self.known.len() == DEVICES_MAX {
-                let seen =
-                    |&place: &usize| (self.known[place].at.is_some(), self.known[place].until);
-                let longest = (0..DEVICES_MAX).min_by_key(seen).expect("there are devices");
-                self.known.remove(longest);
-                self.evicted += 1;
-            }
             let sends = BTreeMap::new();
             self.known.push(Known { device, phone, at: None, acked: 0, until, sends });
             self.known.len() - 1
@@ -123,6 +116,16 @@ impl Model {
         let before = self.known.len();
         self.known.retain(|known| known.at.is_some() || known.until > self.time);
         self.aged += (before - self.known.len()) as u64;
+        let away = |known: &[Known]| {
+            let away = (0..known.len()).filter(|&place| known[place].at.is_none());
+            away.min_by_key(|&place| known[place].until)
+        };
+        while self.known.len() > DEVICES_MAX
+            && let Some(longest) = away(&self.known)
+        {
+            self.known.remove(longest);
+            self.evicted += 1;
+        }
         let has = |seq: u64| self.known.iter().all(|known| known.acked >= seq);
         let delivered: Vec<u64> = match self.known.len() {
             0 => Vec::new(),

@@ -204,12 +204,14 @@ fn the_longest_unseen_device_makes_room() {
     let mut next = |now, step: &str| take(&mut inbox, Millis(now), step);
     assert_eq!(next(20, &format!("off 5 {}", at(5))), "");
     assert_eq!(next(21, &format!("off 4 {}", at(4))), "");
-    assert_eq!(next(22, "on 50 x"), "5 forgotten", "who is away goes before who is there");
+    assert_eq!(next(22, "on 50 x"), "5 forgotten", "who is away for longest goes");
     assert_eq!(next(23, "on 51 y"), "4 forgotten");
-    assert_eq!(next(24, "on 52 z"), "1 forgotten", "then who came first");
+    assert_eq!(next(24, "on 52 z"), "", "nobody is away");
     let sent = next(25, "push");
-    assert_eq!(sent.split(' ').count(), DEVICES_MAX);
-    assert!(sent.contains("z1") && !sent.contains(at(1)));
+    assert_eq!(sent.split(' ').count(), DEVICES_MAX + 1, "who is there is never passed over");
+    assert!(sent.contains("z1") && sent.contains(at(1)));
+    assert_eq!(next(26, &format!("off 1 {}", at(1))), "1 forgotten");
+    assert_eq!(next(27, &format!("off 2 {}", at(2))), "");
 }
 
 #[test]

@@ -91,7 +91,7 @@ impl World {
             ttl_s: random.pick(&[1, 60, 7 * 24 * 3_600]),
             messages_max: if is_large { LARGE } else { random.pick(&[1, 3, 8]) },
         };
-        let phones: u64 = if is_crowd { 18 } else { random.pick(&[1, 2, 3, 4]) };
+        let phones: u64 = if is_crowd { 24 } else { random.pick(&[1, 2, 3, 4]) };
         let phone = |n| {
             let device = if random.below(4) == 0 { 0 } else { n + 1 };
             Phone { device, ..Phone::default() }
