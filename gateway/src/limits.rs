@@ -24,6 +24,15 @@ pub const ROOMS_PER_CONNECTION_MAX: usize = 64;
 pub const ALIAS_ROOM_BITS: u32 = 22;
 /// Rooms that one shard is home to.
 pub const ROOMS_PER_HOME_MAX: usize = (1 << ALIAS_ROOM_BITS) - 2;
+/// Of those, rooms of one app: it leaves others their share.
+pub const ROOMS_PER_APP_SHARE: usize = 2;
+/// Rooms looked at for one that nobody is in, when there is no place for another.
+pub const ROOMS_SEARCHED_MAX: usize = 256;
+/// Aliases that are free before one is given again: what a client still says to a room that it has
+/// left is not to reach another one.
+pub const ALIASES_FREE_MIN: usize = 65_536;
+/// Counts by which one home makes rooms' epochs differ.
+pub const EPOCH_COUNTS: usize = 4096;
 /// Frames that a client may send in one second, unless configured.
 pub const CLIENT_FRAMES_PER_SECOND_DEFAULT: u32 = 1000;
 /// Publishes that an upstream may have unanswered.

@@ -157,6 +157,7 @@ metrics! {
     counter shed_p2_total: "P2 messages left out for slow readers, each declared",
     counter shed_p3_total: "P3 messages left out for slow readers, each declared",
     gauge rooms_memory_bytes: "Bytes of what rooms remember for those who come back",
+    counter rooms_crowded_total: "Rooms without members that gave way to others because there were too many",
     counter rooms_forgot_total: "Times that a room forgot what it had said because all remember too much",
     gauge inboxes: "Users whose inboxes hold messages or know devices",
     gauge inboxes_bytes: "Memory that inboxes take",

@@ -16,8 +16,8 @@ use crate::writer::{Label, Writer};
 /// How long a room without members is kept after anything has happened in it. Members that lost
 /// their connection resume well within it.
 pub const ROOM_IDLE_MS: u64 = 10 * 60 * 1000;
-/// The same for a room in which nothing was ever said: there is nothing to come back to. Not at
-/// once, so that its alias does not name another room while anybody might still mean this one.
+/// The same for a room in which nothing was ever said: there is nothing to come back to. Its home may
+/// forget it with its last member; this is for one that never had any.
 pub const ROOM_UNUSED_MS: u64 = 10 * 1000;
 
 /// How far a member has read: everything up to `seq` of `epoch`.
@@ -341,9 +341,12 @@ impl Room {
     /// `ROOM_UNUSED_MS` when nothing was ever said. Never while something is still to go out.
     pub fn is_idle(&self, now: Millis) -> bool {
         let keep_ms = if self.head == 0 { ROOM_UNUSED_MS } else { ROOM_IDLE_MS };
-        self.members == 0
-            && now.since(self.touched) >= keep_ms
-            && !self.flow.as_ref().is_some_and(|flow| flow.is_pending())
+        now.since(self.touched) >= keep_ms && self.is_vacant()
+    }
+
+    /// Whether it has no members, and nothing that is still to go out.
+    pub fn is_vacant(&self) -> bool {
+        self.members == 0 && !self.flow.as_ref().is_some_and(|flow| flow.is_pending())
     }
 
     /// The members may be others, or time has passed.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ahash::AHashMap;
 use barrage_router::{
-    Frame, HistoryLimits, MergeId, Millis, Room, RoomKey, Seen, ShardIndex, Target,
+    AppId, Frame, HistoryLimits, MergeId, Millis, Room, RoomKey, Seen, ShardIndex, Target,
 };
 use barrage_sys::{ConnId, Event};
 use barrage_wire::server::Code;
@@ -14,12 +14,13 @@ use slab::Slab;
 use super::TICK_US;
 use super::guards::Guards;
 use super::history::History;
+use super::home::{Aliases, Epochs};
 use super::inbox::Inboxes;
 use super::publish::Waiter;
 use crate::auth::Auth;
 use crate::conn::{Conns, Mark, Role};
 use crate::directory::Directory;
-use crate::limits::IDEMPOTENCY_KEYS_MAX;
+use crate::limits::{IDEMPOTENCY_KEYS_MAX, ROOMS_PER_HOME_MAX};
 use crate::local_room::LocalRoom;
 use crate::mail::{ConnRef, Head, Mail, Origin, Post, TallyId};
 use crate::metrics::Metrics;
@@ -97,8 +98,12 @@ pub(super) struct Homes {
     pub seen: Seen,
     /// Where the search for idle rooms goes on.
     pub sweep: usize,
-    /// Rooms made so far; makes epochs differ.
-    pub made: u64,
+    pub epochs: Epochs,
+    /// Rooms that there may be. A field, so that tests need not make millions.
+    pub rooms_max: usize,
+    /// How many of them are whose.
+    pub by_app: AHashMap<AppId, usize>,
+    pub aliases: Aliases,
 }
 
 /// Rooms with members here.
@@ -194,7 +199,10 @@ impl Core {
             inboxes: Inboxes::default(),
             seen: Seen::new(IDEMPOTENCY_KEYS_MAX),
             sweep: 0,
-            made: 0,
+            epochs: Epochs::new(config.epoch),
+            rooms_max: ROOMS_PER_HOME_MAX,
+            by_app: AHashMap::new(),
+            aliases: Aliases::default(),
         };
         let mut core = Self {
             conns: Conns::new(config.slots_per_ring),

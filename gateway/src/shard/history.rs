@@ -149,15 +149,16 @@ impl Core {
         self.history.as_mut()?.known.remove(&key)
     }
 
-    /// A room goes out of memory: it goes on where it is when it is needed again.
-    pub(super) fn keep_known(&mut self, room: &Room) {
-        if let Some(history) = &mut self.history
-            && room.head() > 0
-            && history.known.len() < ROOMS_KNOWN_MAX
-        {
-            let at = Position { epoch: room.epoch(), seq: room.head() };
-            history.known.insert(room.key(), at);
-        }
+    /// A room goes out of memory in which something was said: it goes on where it is when it is needed
+    /// again. False when nobody remembers where that is.
+    pub(super) fn keep_known(&mut self, room: &Room) -> bool {
+        let history = self.history.as_mut();
+        let Some(history) = history.filter(|it| it.known.len() < ROOMS_KNOWN_MAX) else {
+            return false;
+        };
+        let at = Position { epoch: room.epoch(), seq: room.head() };
+        history.known.insert(room.key(), at);
+        true
     }
 
     /// A frame goes to the disk; whoever waits for that is told when it is there.

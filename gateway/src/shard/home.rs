@@ -1,5 +1,6 @@
 //! What a shard does as the home of rooms and apps.
 
+use std::collections::VecDeque;
 use std::num::NonZeroU16;
 
 use barrage_router::{
@@ -7,13 +8,77 @@ use barrage_router::{
 };
 use barrage_wire::server::Code;
 
-use super::core::{Core, HomeRoom, Tally, TallyEnd};
+use super::core::{Core, HomeRoom, Homes, Tally, TallyEnd};
 use super::missed::{Before, Resume};
-use crate::limits::{ALIAS_ROOM_BITS, ROOMS_PER_HOME_MAX};
+use crate::limits::{
+    ALIAS_ROOM_BITS, ALIASES_FREE_MIN, EPOCH_COUNTS, ROOMS_PER_APP_SHARE, ROOMS_PER_HOME_MAX,
+    ROOMS_SEARCHED_MAX,
+};
 use crate::mail::{ConnRef, Direct, Head, Mail, Origin, TallyId};
 
 /// Ticks in which every room is looked at for idleness once.
 const SWEEP_TICKS: usize = 600;
+
+/// Short names of rooms, as numbers of this home.
+#[derive(Default)]
+pub(super) struct Aliases {
+    /// How many were ever given.
+    given: u32,
+    /// Those that were given back, the longest unused first.
+    back: VecDeque<u32>,
+}
+
+impl Aliases {
+    fn take(&mut self) -> u32 {
+        if self.back.len() > ALIASES_FREE_MIN || self.given as usize >= ROOMS_PER_HOME_MAX {
+            return self.back.pop_front().expect("there are more names than rooms");
+        }
+        self.given += 1;
+        self.given
+    }
+}
+
+/// In which epochs rooms begin. A room that goes before anything was said in it begins in the same one
+/// when it is made anew, so that whoever was there misses nothing.
+pub(super) struct Epochs {
+    first: u64,
+    /// How many rooms were forgotten that had said something, by a hash of the room: another room's
+    /// epoch rises with it only where they share a count.
+    lost: Box<[u32; EPOCH_COUNTS]>,
+}
+
+impl Epochs {
+    pub fn new(first: u64) -> Self {
+        Self { first, lost: Box::new([0; EPOCH_COUNTS]) }
+    }
+
+    fn of(&self, key: RoomKey) -> u64 {
+        self.first + u64::from(self.lost[Self::place(key)])
+    }
+
+    /// The room is forgotten: it never had the epoch that it gets when it is made anew.
+    fn lose(&mut self, key: RoomKey) {
+        self.lost[Self::place(key)] += 1;
+    }
+
+    #[cfg(test)]
+    pub fn any_lost(&self) -> bool {
+        self.lost.iter().any(|&lost| lost > 0)
+    }
+
+    fn place(key: RoomKey) -> usize {
+        let mixed = (key.room.0 ^ u64::from(key.app.0)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed >> 32) as usize % EPOCH_COUNTS
+    }
+}
+
+impl Homes {
+    /// Where the search for rooms that may be forgotten goes on.
+    fn next_to_sweep(&mut self, capacity: usize) -> usize {
+        self.sweep = (self.sweep + 1) % capacity;
+        self.sweep
+    }
+}
 
 impl Core {
     pub(super) fn shards(&self) -> NonZeroU16 {
@@ -25,24 +90,60 @@ impl Core {
         if let Some(&index) = self.homes.by_key.get(&key) {
             return Some(index);
         }
-        if self.homes.rooms.len() >= ROOMS_PER_HOME_MAX {
+        if !self.has_place_for(key.app) {
             return None;
         }
         let known = self.known_room(key);
-        let entry = self.homes.rooms.vacant_entry();
-        let index = entry.key() as u32;
-        let alias = Alias(u32::from(self.post.me().0) << ALIAS_ROOM_BITS | (index + 1));
+        let number = self.homes.aliases.take();
+        let alias = Alias(u32::from(self.post.me().0) << ALIAS_ROOM_BITS | number);
         let limits = self.config.history;
         let room = match known {
             Some(at) => Room::resume(key, alias, at.epoch, at.seq, limits),
-            None => {
-                self.homes.made += 1;
-                Room::new(key, alias, self.config.epoch + self.homes.made, limits)
-            }
+            None => Room::new(key, alias, self.homes.epochs.of(key), limits),
         };
-        entry.insert(HomeRoom { room, armed: None, counted_bytes: 0 });
+        let place = HomeRoom { room, armed: None, counted_bytes: 0 };
+        let index = self.homes.rooms.insert(place) as u32;
         self.homes.by_key.insert(key, index);
+        *self.homes.by_app.entry(key.app).or_default() += 1;
         Some(index)
+    }
+
+    /// Whether an app may have one more room. When there are too many, one that nobody is in makes
+    /// place: whoever comes back to it is caught up from disk, or reset.
+    fn has_place_for(&mut self, app: AppId) -> bool {
+        let of_app = self.homes.by_app.get(&app).copied().unwrap_or(0);
+        let app_is_full = of_app >= self.homes.rooms_max / ROOMS_PER_APP_SHARE;
+        if !app_is_full && self.homes.rooms.len() < self.homes.rooms_max {
+            return true;
+        }
+        let capacity = self.homes.rooms.capacity();
+        for _ in 0..ROOMS_SEARCHED_MAX.min(capacity) {
+            let index = self.homes.next_to_sweep(capacity);
+            let room = self.homes.rooms.get(index).map(|place| &place.room);
+            if room.is_some_and(|it| it.is_vacant() && (!app_is_full || it.key().app == app)) {
+                self.forget_room(index as u32);
+                self.metrics.rooms_crowded_total += 1;
+                return true;
+            }
+        }
+        false
+    }
+
+    fn forget_room(&mut self, index: u32) {
+        self.homes.arm_at(index, None);
+        let HomeRoom { room, counted_bytes, .. } = self.homes.rooms.remove(index as usize);
+        self.homes.history_bytes -= counted_bytes;
+        self.homes.by_key.remove(&room.key());
+        self.homes.aliases.back.push_back(room.alias().0 & ((1 << ALIAS_ROOM_BITS) - 1));
+        let app = room.key().app;
+        let of_app = self.homes.by_app.get_mut(&app).expect("the rooms of each app are counted");
+        *of_app -= 1;
+        if *of_app == 0 {
+            self.homes.by_app.remove(&app);
+        }
+        if room.head() > 0 && !self.keep_known(&room) {
+            self.homes.epochs.lose(room.key());
+        }
     }
 
     pub(super) fn home_join(
@@ -52,15 +153,19 @@ impl Core {
         key: RoomKey,
         cursor: Option<Cursor>,
     ) {
+        // A room in which nothing was ever said has missed nothing, and is not made to be waited for.
+        let is_known = self.homes.by_key.contains_key(&key)
+            || self.history.as_ref().is_some_and(|history| history.has_room_of(key));
+        let Some(cursor) = cursor.filter(|_| is_known && self.history.is_some()) else {
+            return self.finish_join(who, request, key, cursor, Before::Nothing);
+        };
         let Some(index) = self.home_room(key) else {
             return self.refuse_join(who, request);
         };
-        let known = cursor.is_none_or(|cursor| self.homes.rooms[index as usize].room.knows(cursor));
-        match cursor.filter(|_| !known && self.history.is_some()) {
-            Some(cursor) => {
-                self.resume(Resume::new(who, request, key, cursor, self.clock.tick));
-            }
-            None => self.finish_join(who, request, key, cursor, Before::Nothing),
+        if self.homes.rooms[index as usize].room.knows(cursor) {
+            self.finish_join(who, request, key, Some(cursor), Before::Nothing);
+        } else {
+            self.resume(Resume::new(who, request, key, cursor, self.clock.tick));
         }
     }
 
@@ -105,7 +210,11 @@ impl Core {
         let Some(&index) = self.homes.by_key.get(&key) else { return };
         let room = &mut self.homes.rooms[index as usize].room;
         room.leave(now, &self.config.rules.policy, shard);
-        self.arm(index);
+        if room.is_vacant() && room.head() == 0 {
+            self.forget_room(index);
+        } else {
+            self.arm(index);
+        }
     }
 
     /// A LEAVE of somebody who is no member goes back behind the JOIN that may have come before it,
@@ -120,14 +229,9 @@ impl Core {
         let now = self.clock.millis();
         let capacity = self.homes.rooms.capacity();
         for _ in 0..(capacity / SWEEP_TICKS + 1).min(capacity) {
-            self.homes.sweep = (self.homes.sweep + 1) % capacity;
-            let index = self.homes.sweep;
+            let index = self.homes.next_to_sweep(capacity);
             if self.homes.rooms.get(index).is_some_and(|place| place.room.is_idle(now)) {
-                self.homes.arm_at(index as u32, None);
-                let HomeRoom { room, counted_bytes, .. } = self.homes.rooms.remove(index);
-                self.homes.history_bytes -= counted_bytes;
-                self.homes.by_key.remove(&room.key());
-                self.keep_known(&room);
+                self.forget_room(index as u32);
             }
         }
     }

@@ -47,8 +47,7 @@ impl World {
         let mut heads = BTreeMap::new();
         for shard in &self.shards {
             let homes = &shard.core.homes;
-            let forgotten = homes.made != homes.rooms.len() as u64;
-            for (_, place) in homes.rooms.iter().filter(|_| !forgotten) {
+            for (_, place) in homes.rooms.iter().filter(|_| !homes.epochs.any_lost()) {
                 heads.insert(sequence(&place.room), place.room.head());
             }
             assert!(homes.merged.is_empty(), "who waited was told");
