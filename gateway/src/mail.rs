@@ -10,11 +10,12 @@ use barrage_router::{
     Class, Cursor, Device, Frame, Joined, Order, RoomKey, ShardIndex, Target, UserKey,
 };
 use barrage_sys::{ConnId, Waker};
-use barrage_wire::server::{CloseReason, Code};
+use barrage_wire::server::Code;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::limits::{MAIL_QUEUE_MAX, MAIL_SPILL_MAX};
+use crate::refusal::Refusal;
 use crate::uplink::Subscriber;
 
 /// A connection, seen from any shard.
@@ -177,8 +178,8 @@ pub enum Mail {
     Tallied { tally: TallyId, code: Code, count: u64, parts: u32 },
     /// To a user's home: close all its connections.
     Kick { tally: TallyId, user: UserKey, text: String },
-    /// To a connection's shard.
-    KickConn { conn: ConnId, reason: CloseReason, text: String },
+    /// To a connection's shard: it is to go.
+    KickConn { conn: ConnId, refusal: Box<Refusal> },
     /// To a user's home, which keeps the order: somebody is banned or muted, or no longer.
     Order { tally: TallyId, order: Box<Order> },
     /// To every shard: so it is.

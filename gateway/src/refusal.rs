@@ -13,6 +13,8 @@ pub struct Refusal {
     pub reason: CloseReason,
     /// For a person.
     pub text: Cow<'static, str>,
+    /// How long a client should stay away.
+    pub retry_after_ms: u32,
     /// What a WebSocket close frame says.
     pub ws_code: u16,
     /// The handshake failed, so the answer is HTTP.
@@ -37,7 +39,8 @@ impl Refusal {
             | CloseReason::Banned
             | CloseReason::RateLimited => 1008,
         };
-        Self { reason, text: text.into(), ws_code, handshake: None }
+        let retry_after_ms = retry_after_ms(reason);
+        Self { reason, text: text.into(), retry_after_ms, ws_code, handshake: None }
     }
 }
 
@@ -58,5 +61,26 @@ impl From<HandshakeError> for Refusal {
     fn from(error: HandshakeError) -> Self {
         let refusal = Self::new(CloseReason::Protocol, error.to_string());
         Self { handshake: Some(error), ..refusal }
+    }
+}
+
+/// How long a client that was closed for this reason should stay away, unless more is known.
+fn retry_after_ms(reason: CloseReason) -> u32 {
+    match reason {
+        CloseReason::Full => 5_000,
+        CloseReason::RateLimited => 10_000,
+        CloseReason::Token | CloseReason::Version | CloseReason::Protocol | CloseReason::Banned => {
+            60_000
+        }
+        CloseReason::PeerClosed
+        | CloseReason::HelloTimeout
+        | CloseReason::FrameTimeout
+        | CloseReason::Idle
+        | CloseReason::SlowReader
+        | CloseReason::Draining
+        | CloseReason::Credits
+        | CloseReason::Replaced
+        | CloseReason::Kicked
+        | CloseReason::Socket => 0,
     }
 }

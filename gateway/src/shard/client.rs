@@ -13,7 +13,6 @@ use barrage_wire::{RawFrame, ServerFrame, split};
 use bytes::Bytes;
 
 use super::core::Core;
-use super::moderation::banned_text;
 use crate::conn::{Later, Membership, Phase, Role};
 use crate::limits::{
     CLIENT_OUTBOX_BYTES_MAX, HEARTBEAT, LATER_BYTES_MAX, MISSED_FRAMES_MAX,
@@ -187,8 +186,8 @@ impl Core {
         }
         let user = self.config.auth.client(*app, token.0)?;
         let key = UserKey { app: AppId(*app), user: UserId(user) };
-        if let Some((until_ms, text)) = self.guards.moderation.is_banned(self.unix_ms(), key) {
-            return Err(Refusal::new(CloseReason::Banned, banned_text(until_ms, text)));
+        if let Some(banned) = self.banned(key) {
+            return Err(banned);
         }
         let (connection, me) = (self.connection_number(id), self.here(id));
         let tick = self.clock.tick;

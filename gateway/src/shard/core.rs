@@ -295,7 +295,7 @@ impl Core {
                 self.tallied(tally, code, count, parts);
             }
             Mail::Kick { tally, user, text } => self.home_kick(tally, user, &text),
-            Mail::KickConn { conn, reason, text } => self.kick_conn(conn, reason, text),
+            Mail::KickConn { conn, refusal } => self.refuse(conn, *refusal),
             Mail::Order { tally, order } => self.home_order(tally, *order),
             Mail::Apply { tally, order } => self.apply_order(tally, &order),
             Mail::History { who, request, key, ask, by_upstream } => {

@@ -9,7 +9,7 @@ use barrage_router::{
 };
 use barrage_wire::ServerFrame;
 use barrage_wire::codec::Tail;
-use barrage_wire::server::{CloseReason, Code};
+use barrage_wire::server::Code;
 use bytes::Bytes;
 
 use super::core::{Core, TallyEnd};
@@ -91,10 +91,8 @@ impl Inboxes {
 impl Core {
     pub(super) fn home_user_on(&mut self, user: UserKey, who: ConnRef, device: Device) {
         // A ban may have overtaken the connection on its way here.
-        if let Some((until_ms, text)) = self.guards.moderation.is_banned(self.unix_ms(), user) {
-            let text = super::moderation::banned_text(until_ms, text);
-            let reason = CloseReason::Banned;
-            self.post.send(who.shard, Mail::KickConn { conn: who.conn, reason, text });
+        if let Some(banned) = self.banned(user) {
+            self.kick(who, banned);
         }
         if !self.replace_devices(user, who, device) {
             return;

@@ -153,9 +153,8 @@ impl Core {
                 });
             }
             Role::Client(transport) => {
-                let text = Text(&refusal.text);
-                let retry_after_ms = retry_after_ms(refusal.reason);
-                ServerFrame::Close { reason: refusal.reason, retry_after_ms, text }
+                let Refusal { reason, retry_after_ms, ref text, .. } = refusal;
+                ServerFrame::Close { reason, retry_after_ms, text: Text(text) }
                     .encode(&mut self.scratch);
                 conn.push(&self.scratch);
                 if transport == Transport::WebSocket {
@@ -385,25 +384,4 @@ fn write_unavailable(text: &str, out: &mut Vec<u8>) {
          charset=utf-8\r\nContent-Length: {length}\r\n\r\n{text}\n"
     );
     out.extend_from_slice(answer.as_bytes());
-}
-
-/// How long a peer that was closed for this reason should stay away.
-fn retry_after_ms(reason: CloseReason) -> u32 {
-    match reason {
-        CloseReason::Full => 5_000,
-        CloseReason::RateLimited => 10_000,
-        CloseReason::Token | CloseReason::Version | CloseReason::Protocol | CloseReason::Banned => {
-            60_000
-        }
-        CloseReason::PeerClosed
-        | CloseReason::HelloTimeout
-        | CloseReason::FrameTimeout
-        | CloseReason::Idle
-        | CloseReason::SlowReader
-        | CloseReason::Draining
-        | CloseReason::Credits
-        | CloseReason::Replaced
-        | CloseReason::Kicked
-        | CloseReason::Socket => 0,
-    }
 }

@@ -5,7 +5,6 @@ use barrage_router::{
     home_of_user, replaced,
 };
 use barrage_sys::ConnId;
-use barrage_wire::limits::TEXT_BYTES_MAX;
 use barrage_wire::server::{CloseReason, Code};
 use barrage_wire::upstream::{AckMode, SECONDS_FOREVER};
 
@@ -60,13 +59,10 @@ impl Core {
         if order.is_lift() {
             self.delete_note(NOTE_ORDER, &order.key());
         }
-        if let Order::Ban { user, until_ms, text } = &order
-            && *until_ms > 0
+        if let Order::Ban { user, .. } = order
+            && let Some(banned) = self.banned(user)
         {
-            for who in self.homes.users.find(*user) {
-                let (reason, text) = (CloseReason::Banned, banned_text(*until_ms, text));
-                self.post.send(who.shard, Mail::KickConn { conn: who.conn, reason, text });
-            }
+            self.kick_user(user, &banned);
         }
         let (me, order) = (self.me(), Box::new(order));
         for shard in (0..self.post.shards()).map(ShardIndex).filter(|&shard| shard != me) {
@@ -115,15 +111,33 @@ impl Core {
         }
     }
 
+    /// Why a user may not come, if it is banned.
+    pub(super) fn banned(&self, user: UserKey) -> Option<Refusal> {
+        let now_ms = self.unix_ms();
+        let (until_ms, text) = self.guards.moderation.is_banned(now_ms, user)?;
+        let text = if text.is_empty() { "you are banned" } else { text };
+        // More than can be said is as good as for ever.
+        let retry_after_ms = u32::try_from(until_ms - now_ms).unwrap_or(u32::MAX);
+        Some(Refusal { retry_after_ms, ..Refusal::new(CloseReason::Banned, text.to_owned()) })
+    }
+
     pub(super) fn home_kick(&mut self, tally: TallyId, user: UserKey, text: &str) {
-        let mut count = 0;
-        for who in self.homes.users.find(user) {
-            let (reason, text) = (CloseReason::Kicked, text.to_owned());
-            self.post.send(who.shard, Mail::KickConn { conn: who.conn, reason, text });
-            count += 1;
-        }
+        let count = self.kick_user(user, &Refusal::new(CloseReason::Kicked, text.to_owned()));
         let code = if count > 0 { Code::Ok } else { Code::Offline };
         self.post.send(tally.shard, Mail::Tallied { tally, code, count, parts: 1 });
+    }
+
+    /// Every connection of a user is to go. How many there are.
+    fn kick_user(&mut self, user: UserKey, refusal: &Refusal) -> u64 {
+        let all: Vec<_> = self.homes.users.find(user).collect();
+        all.iter().for_each(|&who| self.kick(who, refusal.clone()));
+        all.len() as u64
+    }
+
+    /// A connection, on whichever shard, is to go.
+    pub(super) fn kick(&mut self, who: ConnRef, refusal: Refusal) {
+        let refusal = Box::new(refusal);
+        self.post.send(who.shard, Mail::KickConn { conn: who.conn, refusal });
     }
 
     /// A connection of the user has come: those that it replaces are told, and get nothing more. False
@@ -145,8 +159,7 @@ impl Core {
                 self.home_user_off(user, gone, device.name);
             }
             self.metrics.replaced_total += 1;
-            let (conn, reason, text) = (gone.conn, CloseReason::Replaced, replaced_text(why));
-            self.post.send(gone.shard, Mail::KickConn { conn, reason, text });
+            self.kick(gone, Refusal::new(CloseReason::Replaced, replaced_text(why)));
         }
         stays
     }
@@ -163,18 +176,6 @@ fn replaced_text(why: Surplus) -> String {
             "the user has connected from a newer device; at most {CONNECTIONS_PER_USER_MAX} may be"
         ),
     }
-}
-
-/// What a banned user is told.
-pub(super) fn banned_text(until_ms: u64, text: &str) -> String {
-    let said = if text.is_empty() { "you are banned" } else { text };
-    if until_ms == UNTIL_FOREVER {
-        return said.to_owned();
-    }
-    let until = format!(" (until {} s after 1970)", until_ms / 1000);
-    // A text that is too long would be cut at its end, and that is what a client cannot know.
-    let said = &said[..said.floor_char_boundary(TEXT_BYTES_MAX - until.len())];
-    format!("{said}{until}")
 }
 
 /// A user of an app.

@@ -209,7 +209,11 @@ impl Core {
         let limited = |retry_after_ms: u32| (Code::Limited, u64::from(retry_after_ms));
         let (now, unix_ms) = (self.clock.millis(), self.unix_ms());
         let user = UserKey { app: key.app, user: UserId(head.sender) };
-        if head.sender != 0 && self.guards.moderation.is_muted(unix_ms, user, key.room).is_some() {
+        let moderation = &self.guards.moderation;
+        let is_silenced = head.sender != 0
+            && (moderation.is_muted(unix_ms, user, key.room).is_some()
+                || moderation.is_banned(unix_ms, user).is_some());
+        if is_silenced {
             self.metrics.muted_total += 1;
             return Err((Code::Muted, 0));
         }

@@ -477,10 +477,6 @@ impl Core {
         self.mark_ready(id);
     }
 
-    pub(super) fn kick_conn(&mut self, id: ConnId, reason: CloseReason, text: String) {
-        self.refuse(id, Refusal::new(reason, text));
-    }
-
     /// The number that names a connection in logs and events: shard, generation, index.
     pub(super) fn connection_number(&self, id: ConnId) -> u64 {
         u64::from(self.me().0) << 52

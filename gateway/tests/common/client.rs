@@ -125,6 +125,7 @@ pub enum Said {
     Redirect,
     Close {
         reason: CloseReason,
+        retry_after_ms: u32,
         text: String,
     },
     Pong {
@@ -209,8 +210,8 @@ impl From<ServerFrame<'_>> for Said {
                 Self::PastEnd { request, code, epoch, oldest, head, next_epoch, next }
             }
             ServerFrame::Redirect { .. } => Self::Redirect,
-            ServerFrame::Close { reason, text, .. } => {
-                Self::Close { reason, text: text.0.to_owned() }
+            ServerFrame::Close { reason, retry_after_ms, text } => {
+                Self::Close { reason, retry_after_ms, text: text.0.to_owned() }
             }
             ServerFrame::Pong { nonce } => Self::Pong { nonce },
         }
@@ -242,7 +243,7 @@ pub fn from_now(room: u64) -> Cursor {
 /// See the module.
 pub struct Client {
     pub socket: Socket,
-    via: Via,
+    pub via: Via,
     bytes: Vec<u8>,
     used: usize,
     heard: VecDeque<Said>,
@@ -424,7 +425,7 @@ impl Client {
     /// The reason of the `Close` that must come last, whatever comes before.
     pub fn hear_close(&mut self) -> (CloseReason, String) {
         match self.hear_all().pop() {
-            Some(Said::Close { reason, text }) => (reason, text),
+            Some(Said::Close { reason, text, .. }) => (reason, text),
             other => panic!("no Close at the end, but {other:?}"),
         }
     }

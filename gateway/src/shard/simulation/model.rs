@@ -171,13 +171,13 @@ impl Truth {
     fn check_muted(&self, id: u64, code: Code) {
         let (said, user) = (self.said(id), self.said(id).tap.sender);
         let Target::Room(room) = said.target else { return };
-        let about = [About::Mute(room), About::Mute(0)];
+        let about = [About::Mute(room), About::Mute(0), About::Ban];
         let mut about = about.into_iter();
         if code == Code::Muted {
-            assert!(about.any(|it| self.orders.any(said.app, user, it)), "nobody muted {user}");
+            assert!(about.any(|it| self.orders.any(said.app, user, it)), "nobody silenced {user}");
         } else if said.tries == 1 && matches!(code, Code::Ok | Code::Merged | Code::Limited) {
             let held = |it| self.orders.held(said.app, user, it, said.at_us, self.now_us);
-            assert!(!about.any(held), "message {id} of {user}, who is muted: {code:?}");
+            assert!(!about.any(held), "message {id} of {user}, who may not speak: {code:?}");
         }
     }
 
