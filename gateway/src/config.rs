@@ -50,6 +50,10 @@ pub struct Settings {
     /// there; `none` keeps everything in memory [default: none]
     #[arg(long, value_name = "DIR|none")]
     pub data: Option<String>,
+    /// Begin an empty history where the one in the directory is gone or cannot be read; what is left
+    /// of it is moved aside [default: end with an error]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub accept_lost_history: Option<bool>,
     /// A TOML file with categories, limits, quotas and word lists; SIGHUP or POST /policy/reload
     /// reads it again [default: built in; --print-policy shows it]
     #[arg(long, value_name = "FILE")]
@@ -98,6 +102,7 @@ pub struct Config {
     pub log: LogFormat,
     /// None: nothing outlives the process.
     pub data: Option<PathBuf>,
+    pub accept_lost_history: bool,
     /// None: the built-in policy.
     pub policy: Option<PathBuf>,
 }
@@ -143,6 +148,7 @@ impl Config {
             frames_per_send: settings.frames_per_send.unwrap_or(u16::MAX),
             log: settings.log.unwrap_or(LogFormat::Human),
             data,
+            accept_lost_history: settings.accept_lost_history.unwrap_or(false),
             policy: settings.policy,
         };
         ensure!(config.cores.len() <= SHARDS_MAX, "--cores: at most {SHARDS_MAX}");
@@ -194,6 +200,7 @@ impl Settings {
             upstream: self.upstream.or(other.upstream),
             http: self.http.or(other.http),
             data: self.data.or(other.data),
+            accept_lost_history: self.accept_lost_history.or(other.accept_lost_history),
             policy: self.policy.or(other.policy),
             connections: self.connections.or(other.connections),
             client_frames_per_second: self

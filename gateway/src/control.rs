@@ -11,7 +11,7 @@ use axum::extract::State as Given;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
-use barrage_store::{Keeper, State};
+use barrage_store::{Keeper, State, Stats};
 use crossbeam_channel::TrySendError;
 use tokio::net::TcpListener;
 
@@ -106,17 +106,25 @@ async fn healthz(Given(pages): Given<Pages>) -> impl IntoResponse {
     let answered = ask_all(&pages.shards).await.len();
     if answered == asked {
         let stats = pages.plane.history.as_ref().map(Keeper::stats);
-        (
-            StatusCode::OK,
-            match stats.map(|stats| stats.state) {
-                // It serves all the same: what is refused is what would have to be stored.
-                Some(State::Failing { why }) => format!("ok, but the history is failing: {why}\n"),
-                Some(State::Ok) | None => "ok\n".to_owned(),
-            },
-        )
+        (StatusCode::OK, stats.map_or_else(|| "ok\n".to_owned(), |stats| history_health(&stats)))
     } else {
         let text = format!("{} of {asked} shards do not answer\n", asked - answered);
         (StatusCode::SERVICE_UNAVAILABLE, text)
+    }
+}
+
+/// It serves all the same: what is refused is what would have to be stored.
+fn history_health(stats: &Stats) -> String {
+    let damage = stats.damage.iter().map(|damage| damage.what.clone());
+    let failing = match &stats.state {
+        State::Failing { why } => Some(format!("the history is failing: {why}")),
+        State::Ok => None,
+    };
+    let troubles: Vec<String> = failing.into_iter().chain(damage).collect();
+    if troubles.is_empty() {
+        "ok\n".to_owned()
+    } else {
+        format!("ok, but {}\n", troubles.join("; "))
     }
 }
 

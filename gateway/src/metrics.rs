@@ -50,6 +50,7 @@ pub fn render_plane(reloads: u64, failures: u64, history: Option<&Keeper>, text:
         ("counter", "policy_refused_total", "Policy files that had problems", failures),
     ];
     if let Some(stats) = history.map(Keeper::stats) {
+        let (damaged, lost) = stats.damage.map_or((0, 0), |damage| (1, damage.records));
         series.extend([
             ("gauge", "history_queued", "Commands that wait for the disk", stats.queued as u64),
             ("gauge", "history_records", "Messages that the history holds", stats.kept_records),
@@ -61,6 +62,8 @@ pub fn render_plane(reloads: u64, failures: u64, history: Option<&Keeper>, text:
             ("gauge", "history_sync_us_max", "The longest sync", stats.sync_us_max),
             ("counter", "history_loads_total", "Pages read", stats.loads),
             ("counter", "history_cache_hits_total", "Pages that needed no disk", stats.cache_hits),
+            ("gauge", "history_damaged", "1 when something is gone that was stored", damaged),
+            ("gauge", "history_lost_messages", "Messages stored that are gone", lost),
             ("counter", "history_dropped_total", "Messages not stored: failing", stats.dropped),
         ]);
     }

@@ -33,6 +33,7 @@ pub fn open(config: &Config, rules: &Rules, wakers: &[Waker]) -> Result<(Stored,
         queue_max: HISTORY_QUEUE_MAX,
         retention: retention(rules),
         cache_bytes: HISTORY_CACHE_BYTES,
+        accept_lost: config.accept_lost_history,
     };
     let wake = |waker: &Waker| -> Wake {
         let waker = waker.clone();
@@ -40,7 +41,7 @@ pub fn open(config: &Config, rules: &Rules, wakers: &[Waker]) -> Result<(Stored,
     };
     let wakes = wakers.iter().map(wake).collect();
     let (clients, keeper, mut found) =
-        barrage_store::open(options, wakes).with_context(|| format!("--data {}", dir.display()))?;
+        barrage_store::open(options, wakes).map_err(|error| explain(error, dir))?;
     report(dir, &found);
     let (rooms, in_order) = (std::mem::take(&mut found.rooms), found.clean);
     let mut known = vec![Vec::new(); shards];
@@ -70,15 +71,28 @@ pub fn retention(rules: &Rules) -> Vec<(u16, Retention)> {
     (0..CATEGORIES_MAX as u16).map(of).collect()
 }
 
+/// What the operator can do about it is said where the options are known.
+fn explain(error: barrage_store::Error, dir: &std::path::Path) -> anyhow::Error {
+    let hint = match &error {
+        barrage_store::Error::Lost { .. } => {
+            ". Put its files back from a copy; or begin an empty one with --accept-lost-history, which \
+             moves what is left aside"
+        }
+        _ => "",
+    };
+    anyhow::anyhow!("--data {}: {error}{hint}", dir.display())
+}
+
 fn report(dir: &std::path::Path, found: &Found) {
-    let rooms = found.rooms.len();
+    let (rooms, dir) = (found.rooms.len(), dir.display());
     if found.clean {
-        tracing::info!("history in {}: {rooms} rooms go on where they were", dir.display());
+        tracing::info!("history in {dir}: {rooms} rooms go on where they were");
+    } else if found.lost.is_some() {
+        tracing::warn!("history in {dir}: {rooms} rooms are left, and go on in another epoch");
     } else {
         tracing::warn!(
-            "history in {}: the gateway was not ended in order; what was stored is there, and \
-             {rooms} rooms go on in another epoch",
-            dir.display()
+            "history in {dir}: the gateway was not ended in order; what was stored is there, and \
+             {rooms} rooms go on in another epoch"
         );
     }
 }

@@ -23,8 +23,14 @@ fn main() {
     let _ = std::fs::remove_dir_all(&dir);
     // Half of it is taken away again while it is written.
     let retention = vec![(4, Retention { count: records / 2, ..Retention::default() })];
-    let options =
-        Options { dir, shards: 1, queue_max: QUEUE_MAX, retention, cache_bytes: 64 << 20 };
+    let options = Options {
+        dir,
+        shards: 1,
+        queue_max: QUEUE_MAX,
+        retention,
+        cache_bytes: 64 << 20,
+        accept_lost: false,
+    };
     let (wake, woken) = channel();
     let wake = Box::new(move || wake.send(()).unwrap_or_default());
     let (mut clients, keeper, _) = open(options.clone(), vec![wake]).expect("open");

@@ -11,7 +11,7 @@ use crate::engine::{Batch, View};
 use crate::error::Fault;
 use crate::keys::{self, Row, Write};
 use crate::limits::{CHUNK_RECORDS_MAX, EPOCHS_MAX, KEYS_MAX, RECORD_HEADER_BYTES};
-use crate::record::{Found, Position, Record};
+use crate::record::{Found, Lost, Position, Record};
 
 /// What is known of a room.
 #[derive(Clone, Debug, Default)]
@@ -54,9 +54,18 @@ pub(crate) struct Line {
 pub(crate) struct Book {
     pub(crate) rooms: AHashMap<RoomKey, Room>,
     pub(crate) shelves: AHashMap<u16, Shelf>,
-    epoch_max: u64,
-    /// How many idempotency keys were ever written; the next slot of their ring follows.
-    keys_written: u64,
+    pub(crate) ever: Ever,
+}
+
+/// What was ever written, whatever retention has taken away since. It only rises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ever {
+    /// The highest epoch of any room.
+    pub(crate) epoch_max: u64,
+    /// Idempotency keys; the next slot of their ring follows.
+    pub(crate) keys: u64,
+    pub(crate) commits: u64,
+    pub(crate) records: u64,
 }
 
 /// Changes to a book that are not in it yet.
@@ -65,8 +74,7 @@ pub(crate) struct Draft {
     rooms: AHashMap<RoomKey, Option<Room>>,
     shelves: AHashMap<u16, Shelf>,
     chunks: AHashMap<u16, Vec<Line>>,
-    epoch_max: u64,
-    keys_written: u64,
+    ever: Ever,
     scratch: Vec<u8>,
 }
 
@@ -119,6 +127,22 @@ impl Room {
     }
 }
 
+impl Ever {
+    fn encode(&self, row: &mut Vec<u8>) {
+        row.clear();
+        let values = [self.epoch_max, self.keys, self.commits, self.records];
+        values.into_iter().for_each(|value| row.u64(value));
+    }
+
+    fn decode(row: &[u8]) -> Result<Self, Fault> {
+        let mut row = Row::new("the store", row);
+        let (epoch_max, keys) = (row.u64()?, row.u64()?);
+        // Earlier versions counted neither commits nor records.
+        let (commits, records) = if row.is_empty() { (0, 0) } else { (row.u64()?, row.u64()?) };
+        Ok(Self { epoch_max, keys, commits, records })
+    }
+}
+
 impl Shelf {
     fn encode(&self, row: &mut Vec<u8>) {
         row.clear();
@@ -153,11 +177,10 @@ pub(crate) fn encode_lines(lines: &[Line], row: &mut Vec<u8>) {
 
 impl Book {
     /// Reads the book that a disk holds, and what else an opener wants to know.
-    pub(crate) fn read(view: &View, clean: bool) -> Result<(Self, Found), Fault> {
+    pub(crate) fn read(view: &View) -> Result<(Self, Found), Fault> {
         let mut book = Self::default();
         if let Some(row) = view.read(&keys::META)? {
-            let mut row = Row::new("the store", &row);
-            (book.epoch_max, book.keys_written) = (row.u64()?, row.u64()?);
+            book.ever = Ever::decode(&row)?;
         }
         let mut rooms = Vec::new();
         for row in view.prefix(&[keys::ROOM]) {
@@ -176,8 +199,8 @@ impl Book {
             book.shelves.insert(category, shelf);
         }
         let (keys, notes) = (Self::read_keys(view)?, read_notes(view)?);
-        let epoch_max = book.epoch_max;
-        Ok((book, Found { clean, rooms, epoch_max, keys, notes }))
+        let epoch_max = book.ever.epoch_max;
+        Ok((book, Found { clean: false, lost: None, rooms, epoch_max, keys, notes }))
     }
 
     fn read_keys(view: &View) -> Result<Vec<(RoomKey, u128, u64)>, Fault> {
@@ -193,8 +216,7 @@ impl Book {
     }
 
     pub(crate) fn draft(&self) -> Draft {
-        let (epoch_max, keys_written) = (self.epoch_max, self.keys_written);
-        Draft { epoch_max, keys_written, ..Draft::default() }
+        Draft { ever: self.ever, ..Draft::default() }
     }
 
     /// Follows a draft whose rows are stored.
@@ -206,8 +228,7 @@ impl Book {
             };
         }
         self.shelves.extend(draft.shelves);
-        self.epoch_max = draft.epoch_max;
-        self.keys_written = draft.keys_written;
+        self.ever = draft.ever;
     }
 
     /// Remembers that a record is not stored.
@@ -221,21 +242,48 @@ impl Book {
         room.floor = at;
         room.hole = true;
         room.enter_epoch(at.epoch);
-        self.epoch_max = self.epoch_max.max(at.epoch);
+        self.ever.epoch_max = self.ever.epoch_max.max(at.epoch);
     }
 
-    /// Takes over the holes of the book that this one replaces; who has one.
+    /// What is gone, when so much had been stored.
+    pub(crate) fn lost_since(&self, stored: &Ever) -> Option<Lost> {
+        let commits =
+            stored.commits.checked_sub(self.ever.commits).filter(|&commits| commits > 0)?;
+        let records = stored.records.saturating_sub(self.ever.records);
+        Some(Lost { records, commits, all: self.ever.commits == 0 })
+    }
+
+    /// Remembers that of any room something may be missing: each is in another epoch from here on,
+    /// and nobody is told that nothing is missing before it. Returns the rooms.
+    pub(crate) fn doubt_all(&mut self) -> Vec<RoomKey> {
+        self.ever.epoch_max += 1;
+        let epoch = self.ever.epoch_max;
+        for room in self.rooms.values_mut() {
+            room.floor = Position { epoch, seq: 0 };
+            room.hole = true;
+            room.enter_epoch(epoch);
+        }
+        self.rooms.keys().copied().collect()
+    }
+
+    /// Takes over the holes of the book that this one replaces, and those that show because this
+    /// one ends earlier; who has one.
     pub(crate) fn inherit_holes(&mut self, before: &Self) -> Vec<RoomKey> {
         let mut holed = Vec::new();
-        for (&key, lost) in before.rooms.iter().filter(|(_, room)| room.hole) {
+        for (&key, lost) in &before.rooms {
+            let end = self.rooms.get(&key).map_or(Position::default(), |room| room.end);
+            if !lost.hole && end >= lost.end {
+                continue;
+            }
+            let floor = if end < lost.end { lost.last() } else { lost.floor };
             let room = self.rooms.entry(key).or_default();
-            room.floor = room.floor.max(lost.floor);
+            room.floor = room.floor.max(floor);
             room.time_ms = room.time_ms.max(lost.time_ms);
             room.hole = true;
-            room.enter_epoch(lost.floor.epoch.max(room.last().epoch));
+            room.enter_epoch(room.last().epoch);
             holed.push(key);
         }
-        self.epoch_max = self.epoch_max.max(before.epoch_max);
+        self.ever.epoch_max = self.ever.epoch_max.max(before.ever.epoch_max);
         holed
     }
 
@@ -279,7 +327,8 @@ impl Draft {
         room.end = at;
         room.records += 1;
         room.enter_epoch(at.epoch);
-        self.epoch_max = self.epoch_max.max(at.epoch);
+        self.ever.epoch_max = self.ever.epoch_max.max(at.epoch);
+        self.ever.records += 1;
         keys::encode_record(record, &mut self.scratch);
         batch.put(&keys::record_name(key, at), &self.scratch);
         for &idempotency in &record.keys {
@@ -293,13 +342,13 @@ impl Draft {
 
     fn put_key(&mut self, batch: &mut Batch, room: RoomKey, key: u128, seq: u64) {
         self.scratch.clear();
-        self.scratch.u64(self.keys_written);
+        self.scratch.u64(self.ever.keys);
         self.scratch.room(room);
         self.scratch.extend_from_slice(&key.to_be_bytes());
         self.scratch.u64(seq);
-        let slot = (self.keys_written % KEYS_MAX as u64) as u32;
+        let slot = (self.ever.keys % KEYS_MAX as u64) as u32;
         batch.put(&keys::key_name(slot), &self.scratch);
-        self.keys_written += 1;
+        self.ever.keys += 1;
     }
 
     fn shelve(&mut self, book: &Book, batch: &mut Batch, category: u16, line: Line) {
@@ -340,7 +389,7 @@ impl Draft {
         for &(room, at) in written {
             batch.delete(&keys::record_name(room, at));
         }
-        for number in book.keys_written..self.keys_written {
+        for number in book.ever.keys..self.ever.keys {
             batch.delete(&keys::key_name((number % KEYS_MAX as u64) as u32));
         }
         for &key in self.rooms.keys() {
@@ -361,7 +410,7 @@ impl Draft {
             before.encode(&mut row);
             batch.put(&keys::shelf_name(category), &row);
         }
-        encode_meta(book.epoch_max, book.keys_written, &mut row);
+        book.ever.encode(&mut row);
         batch.put(&keys::META, &row);
     }
 
@@ -388,7 +437,7 @@ impl Draft {
     }
 
     /// Adds the rows about rooms, categories and the store. The draft is complete with it.
-    pub(crate) fn seal(&mut self, book: &Book, batch: &mut Batch) {
+    pub(crate) fn seal(&mut self, batch: &mut Batch) {
         let open: SmallVec<[u16; 8]> = self.chunks.keys().copied().collect();
         open.into_iter().for_each(|category| self.end_chunk(batch, category));
         let mut row = std::mem::take(&mut self.scratch);
@@ -403,16 +452,9 @@ impl Draft {
             shelf.encode(&mut row);
             batch.put(&keys::shelf_name(category), &row);
         }
-        if (self.epoch_max, self.keys_written) != (book.epoch_max, book.keys_written) {
-            encode_meta(self.epoch_max, self.keys_written, &mut row);
-            batch.put(&keys::META, &row);
-        }
+        self.ever.commits += 1;
+        self.ever.encode(&mut row);
+        batch.put(&keys::META, &row);
         self.scratch = row;
     }
-}
-
-fn encode_meta(epoch_max: u64, keys_written: u64, row: &mut Vec<u8>) {
-    row.clear();
-    row.u64(epoch_max);
-    row.u64(keys_written);
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::engine::ENGINE_DIR;
 use crate::error::Error;
+use crate::witness::WITNESS_FILE;
 
 const FORMAT: &str = "barrage history 1";
 const FORMAT_FILE: &str = "format";
@@ -40,8 +41,7 @@ impl Drop for Dir {
 }
 
 impl Dir {
-    /// Takes the directory, makes it if it is missing, and takes its clean mark away. Also how
-    /// it was left.
+    /// Takes the directory, makes it if it is missing. Also how it was left.
     pub(crate) fn take(path: &Path) -> Result<(Self, Was), Error> {
         DirBuilder::new()
             .recursive(true)
@@ -61,7 +61,7 @@ impl Dir {
         })?;
         let dir = Self { path: path.to_owned(), lock };
         let new = dir.check_format()?;
-        let clean = dir.remove_clean_mark()?;
+        let clean = dir.path.join(CLEAN_FILE).exists();
         Ok((
             dir,
             if new {
@@ -78,13 +78,38 @@ impl Dir {
         &self.path
     }
 
-    /// Says that everything was written. The next `take` takes it back.
+    /// Says that everything was written.
     pub(crate) fn mark_clean(&self) -> Result<(), Error> {
         self.write(CLEAN_FILE, "")
     }
 
+    /// Takes that back, before anything else is written.
+    pub(crate) fn remove_clean_mark(&self) -> Result<(), Error> {
+        let path = self.path.join(CLEAN_FILE);
+        match fs::remove_file(&path) {
+            Ok(()) => self.sync(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(Error::io("removing", &path)(error)),
+        }
+    }
+
+    /// Moves what is left of an engine out of the way.
+    pub(crate) fn set_aside(&self) -> Result<(), Error> {
+        let engine = self.path.join(ENGINE_DIR);
+        let unused = |number: &u32| !self.path.join(format!("lost-{number}")).exists();
+        let number = (1..).find(unused).unwrap_or(u32::MAX);
+        match fs::rename(&engine, self.path.join(format!("lost-{number}"))) {
+            Ok(()) => self.sync(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(Error::io("moving", &engine)(error)),
+        }
+    }
+
     /// Says that there is an engine in it now. From then on, a directory without one is an error.
-    pub(crate) fn mark_format(&self) -> Result<(), Error> {
+    pub(crate) fn mark_format_once(&self) -> Result<(), Error> {
+        if self.path.join(FORMAT_FILE).exists() {
+            return Ok(());
+        }
         self.write(FORMAT_FILE, &format!("{FORMAT}\n"))
     }
 
@@ -106,7 +131,7 @@ impl Dir {
     }
 
     fn check_empty(&self) -> Result<(), Error> {
-        const OURS: [&str; 4] = [LOCK_FILE, ENGINE_DIR, "writing", "lost+found"];
+        const OURS: [&str; 5] = [LOCK_FILE, ENGINE_DIR, WITNESS_FILE, "writing", "lost+found"];
         let entries = fs::read_dir(&self.path).map_err(Error::io("reading", &self.path))?;
         for entry in entries {
             let name = entry.map_err(Error::io("reading", &self.path))?.file_name();
@@ -115,15 +140,6 @@ impl Dir {
             }
         }
         Ok(())
-    }
-
-    fn remove_clean_mark(&self) -> Result<bool, Error> {
-        let path = self.path.join(CLEAN_FILE);
-        match fs::remove_file(&path) {
-            Ok(()) => self.sync().map(|()| true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(Error::io("removing", &path)(error)),
-        }
     }
 
     /// A file that is there as a whole or not at all.

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable};
 
 use crate::error::Fault;
-use crate::journal;
 use crate::limits::{BLOCK_CACHE_BYTES, PROBE_BYTES};
+use crate::{journal, manifest};
 
 /// Where in the directory the engine has its files.
 pub(crate) const ENGINE_DIR: &str = "fjall";
@@ -57,9 +57,9 @@ impl Engine {
     /// Opens the map below `dir`.
     pub(crate) fn open(dir: &Path, start: Start) -> Result<Self, Fault> {
         let path = dir.join(ENGINE_DIR);
-        if start != Start::New && !path.is_dir() {
-            // The engine would make a new one, and everything would seem to have been forgotten.
-            return Err(Fault::Gone(path));
+        if start != Start::New {
+            // The engine would make a new one, and remove what it does not know.
+            manifest::check(&path)?;
         }
         // A process that was killed while it tried the disk has left it behind.
         let _ = fs::remove_file(dir.join(PROBE_FILE));
@@ -68,9 +68,7 @@ impl Engine {
             tracing::warn!(
                 bytes = cut,
                 dir = %dir.display(),
-                "the log of the history ended in something that is not whole, and was cut there. After \
-                 a crash that is nothing that was answered `Stored`; after damage to the disk, what \
-                 was stored behind it is gone with it"
+                "the log of the history ended in a write that was not finished, and was cut there"
             );
         }
         // With one worker, flushes never pile up behind each other, so a commit never waits for

@@ -38,6 +38,19 @@ pub enum Error {
         /// Why it did not work.
         error: io::Error,
     },
+    /// There was a history, and it is not there any more.
+    #[error(
+        "the history in {dir} is not there any more: {why}{}",
+        records.map_or_else(String::new, |it| format!("; {it} messages had been stored in it"))
+    )]
+    Lost {
+        /// The directory.
+        dir: PathBuf,
+        /// What is wrong with what is left.
+        why: String,
+        /// How many messages had been stored, if that is known.
+        records: Option<u64>,
+    },
     /// The engine failed; the text says why and what helps.
     #[error("{0}")]
     Engine(String),
@@ -64,8 +77,10 @@ pub(crate) enum Fault {
     Io(#[from] io::Error),
     #[error("a row of {0} is damaged")]
     Damaged(&'static str),
-    #[error("{0} is gone")]
+    #[error("{0} is missing or empty")]
     Gone(PathBuf),
+    #[error("{0} is not what was written")]
+    Garbled(PathBuf),
     #[error("history is being opened again")]
     Reopening,
 }
@@ -76,14 +91,43 @@ impl Fault {
         matches!(self, Self::Sync(_) | Self::Engine(fjall::Error::Poisoned))
     }
 
-    /// The fault as an operator of `dir` understands it.
-    pub(crate) fn explain(&self, dir: &Path) -> String {
-        let dir = dir.display();
-        if matches!(self, Self::Engine(fjall::Error::Poisoned)) {
-            return format!("history in {dir} cannot be written: the engine has stopped by itself");
+    /// Whether it says that what is on disk is not what was written.
+    pub(crate) fn is_damage(&self) -> bool {
+        let file = |error: &io::Error| {
+            use io::ErrorKind::{InvalidData, InvalidInput, NotFound, UnexpectedEof};
+            matches!(error.kind(), InvalidData | InvalidInput | NotFound | UnexpectedEof)
+        };
+        match self {
+            Self::Damaged(_) | Self::Gone(_) | Self::Garbled(_) => true,
+            Self::Engine(fjall::Error::Poisoned | fjall::Error::Locked) => false,
+            Self::Engine(_) => self.io_error().is_none_or(file),
+            Self::Io(_) | Self::Sync(_) | Self::Reopening => false,
         }
-        let Some(error) = self.io_error() else {
-            return format!("history in {dir} cannot be written: {self}");
+    }
+
+    /// What is wrong, in words: what the engine says is about its own inside.
+    pub(crate) fn why(&self) -> String {
+        use fjall::Error::{Locked, Poisoned, Storage};
+        let words = match self {
+            Self::Engine(Poisoned) => "the engine has stopped by itself",
+            Self::Engine(Locked) => "another process has its files open",
+            Self::Engine(Storage(fjall::LsmError::ChecksumMismatch { .. })) => {
+                "a checksum does not match what is in a file"
+            }
+            Self::Engine(Storage(fjall::LsmError::Unrecoverable)) => "a file is missing or cut",
+            Self::Engine(_) if self.is_damage() => "a file is not what was written",
+            Self::Engine(_) | Self::Sync(_) | Self::Io(_) => return self.to_string(),
+            Self::Damaged(_) | Self::Gone(_) => return self.to_string(),
+            Self::Garbled(_) | Self::Reopening => return self.to_string(),
+        };
+        words.to_owned()
+    }
+
+    /// The fault as an operator of `dir` understands it, whose history cannot be written, or opened.
+    pub(crate) fn explain(&self, done: &str, dir: &Path) -> String {
+        let dir = dir.display();
+        let Some(error) = self.io_error().filter(|_| !self.is_damage()) else {
+            return format!("history in {dir} cannot be {done}: {}", self.why());
         };
         let why = match error.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::NOSPC) => "the disk is full; free space or lower the retention",
@@ -94,7 +138,7 @@ impl Fault {
             Some(Errno::ACCESS | Errno::PERM) => "permission is denied",
             _ => "the system refused",
         };
-        format!("history in {dir} cannot be written: {why} ({error})")
+        format!("history in {dir} cannot be {done}: {why} ({error})")
     }
 
     fn io_error(&self) -> Option<&io::Error> {
@@ -105,7 +149,7 @@ impl Fault {
             Self::Engine(Storage(fjall::LsmError::Io(error))) => Some(error),
             Self::Sync(Storage(fjall::LsmError::Io(error))) => Some(error),
             Self::Engine(_) | Self::Sync(_) => None,
-            Self::Damaged(_) | Self::Gone(_) | Self::Reopening => None,
+            Self::Damaged(_) | Self::Gone(_) | Self::Garbled(_) | Self::Reopening => None,
         }
     }
 }

@@ -50,11 +50,26 @@ pub(crate) fn mend(engine_dir: &Path, rewrite: bool) -> io::Result<u64> {
         written?;
         File::open(engine_dir)?.sync_all()?;
     } else if cut > 0 {
+        keep(engine_dir, &path, &bytes[whole..whole + cut]);
         let file = File::options().write(true).open(&path)?;
         file.set_len(whole as u64)?;
         file.sync_all()?;
     }
     Ok(cut as u64)
+}
+
+/// Keeps a copy of what is cut, and none of earlier cuts, in case that it was more than a write that
+/// was not finished. A disk that has no space for it must still open.
+fn keep(engine_dir: &Path, log: &Path, cut: &[u8]) {
+    for entry in fs::read_dir(engine_dir).into_iter().flatten().flatten() {
+        if entry.path().extension().is_some_and(|end| end == "cut") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    let copy = log.with_extension("cut");
+    if fs::write(&copy, cut).is_err() {
+        let _ = fs::remove_file(copy);
+    }
 }
 
 fn newest(engine_dir: &Path) -> io::Result<Option<PathBuf>> {
@@ -165,7 +180,9 @@ mod tests {
         let newest = fs::read(dir.join("10.jnl")).unwrap();
         let files = fs::read_dir(&dir).unwrap().count();
         fs::remove_dir_all(&dir).unwrap();
-        assert_eq!((cut_now, newest.as_slice(), files), (cut, left, 3), "rewrite {rewrite}");
+        let files_expected = if cut > 0 && !rewrite { 4 } else { 3 };
+        let found = (cut_now, newest.as_slice(), files);
+        assert_eq!(found, (cut, left, files_expected), "rewrite {rewrite}");
     }
 
     #[test]

@@ -9,15 +9,14 @@ use std::time::Instant;
 use crossbeam_channel::{Sender, bounded};
 
 use crate::answers::{Answers, Wake};
-use crate::book::Book;
 use crate::cache::Cache;
 use crate::client::Client;
-use crate::dir::{Dir, Was};
-use crate::engine::{Engine, Start};
+use crate::dir::Dir;
 use crate::error::Error;
 use crate::limits::{CONTROL_MAX, WRITTEN_MAX};
 use crate::reader::Reader;
 use crate::record::{Found, Options, Retention};
+use crate::recovery::{self, Opened};
 use crate::retention::Retire;
 use crate::stats::{Shared, Stats};
 use crate::writer::{Command, Writer};
@@ -36,19 +35,16 @@ pub struct Keeper {
 ///
 /// # Panics
 /// When there are not as many wakes as shards, or `queue_max` is 0.
+///
+/// # Errors
+/// `Error::Lost` when there was a history and nothing can be read of it, unless the options accept that.
 pub fn open(options: Options, wakes: Vec<Wake>) -> Result<(Vec<Client>, Keeper, Found), Error> {
     assert_eq!(wakes.len(), options.shards, "every shard has a wake");
     assert!(options.queue_max > 0, "a queue holds something");
     let (dir, was) = Dir::take(&options.dir)?;
-    let explain = |fault: crate::error::Fault| Error::Engine(fault.explain(dir.path()));
-    let start = if was == Was::New { Start::New } else { Start::Again };
-    let engine = Engine::open(dir.path(), start).map_err(explain)?;
-    if was == Was::New {
-        dir.mark_format()?;
-    }
-    let (book, found) = Book::read(&engine.view(), was != Was::Open).map_err(explain)?;
-
     let shared = Arc::new(Shared::default());
+    let Opened { engine, book, witness, found } =
+        recovery::open(&dir, was, options.accept_lost, &shared)?;
     // Every client counts its own commands, so the queue that they share is never full for them.
     let (commands, taken) = bounded(options.shards * options.queue_max + CONTROL_MAX);
     let (jobs, worked) = bounded(options.shards * options.queue_max + WRITTEN_MAX + 1);
@@ -81,6 +77,7 @@ pub fn open(options: Options, wakes: Vec<Wake>) -> Result<(Vec<Client>, Keeper, 
     let why = failed_spawn(&dir);
     let writer = Writer {
         dir,
+        witness: Some(witness),
         engine: Some(engine),
         book,
         retire: Retire::new(options.retention),

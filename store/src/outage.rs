@@ -12,12 +12,12 @@ use crate::engine::{Engine, Start, Sync, probe};
 use crate::error::Fault;
 use crate::limits::{HOLES_BATCH_MAX, NOTES_PENDING_MAX, RETRY};
 use crate::reader::Job;
-use crate::stats::State;
+use crate::stats::{Damage, State};
 use crate::writer::{Command, Failed, NoteName, Outage, Writer};
 
 impl Outage {
     pub(crate) fn new(fault: &Fault, dir: &Path) -> Self {
-        let (why, retry_at) = (fault.explain(dir), Instant::now() + RETRY);
+        let (why, retry_at) = (fault.explain("written", dir), Instant::now() + RETRY);
         let rewrite = fault.in_sync();
         Self { why, retry_at, rewrite, failed: None, notes: AHashMap::new() }
     }
@@ -115,7 +115,10 @@ impl Writer {
         if let Some(outage) = &mut self.outage {
             outage.failed = None;
         }
-        let (mut book, _) = Book::read(&engine.view(), false)?;
+        let (mut book, _) = Book::read(&engine.view())?;
+        if let Some(lost) = book.lost_since(&self.book.ever) {
+            self.shared.set_damage(Damage::new(self.dir.path(), lost));
+        }
         let holed = book.inherit_holes(&self.book);
         // From here on it can be read, and is as the disk is; the holes are in the book at once.
         self.book = book;
@@ -123,22 +126,25 @@ impl Writer {
         for rooms in holed.chunks(HOLES_BATCH_MAX) {
             let (mut draft, mut batch) = (self.book.draft(), engine.batch());
             rooms.iter().for_each(|&room| draft.rewrite(&self.book, room));
-            draft.seal(&self.book, &mut batch);
+            draft.seal(&mut batch);
             engine.commit(batch, Sync::Now)?;
             self.book.apply(draft);
         }
-        let mut batch = engine.batch();
+        let (mut draft, mut batch) = (self.book.draft(), engine.batch());
         for (name, value) in self.outage.iter().flat_map(|outage| &outage.notes) {
             match value {
                 Some(value) => batch.put(name, value),
                 None => batch.delete(name),
             }
         }
+        draft.seal(&mut batch);
         engine.commit(batch, Sync::Now)?;
+        self.book.apply(draft);
         if let Some(outage) = &mut self.outage {
             outage.notes.clear();
             outage.rewrite = false;
         }
+        self.bear_witness();
         self.show_kept();
         Ok(())
     }

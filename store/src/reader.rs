@@ -77,6 +77,9 @@ impl Reader {
                     Ok(page) => Done::Loaded { token, page },
                     Err(fault) => {
                         tracing::error!(%fault, "a part of history cannot be read");
+                        if fault.is_damage() {
+                            self.shared.set_unreadable(&fault.why());
+                        }
                         Done::Failed { token }
                     }
                 };

@@ -61,6 +61,19 @@ pub struct Options {
     pub retention: Vec<(u16, Retention)>,
     /// Memory for the newest records of rooms that were read or written lately.
     pub cache_bytes: usize,
+    /// Begin anew where a history was and is not any more. What is left of it is moved aside.
+    pub accept_lost: bool,
+}
+
+/// What was stored and is gone: damage, not an accident that the store is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// Messages; also those that retention would have taken away since.
+    pub records: u64,
+    /// Commits, each of messages or notes or both.
+    pub commits: u64,
+    /// Nothing is left.
+    pub all: bool,
 }
 
 /// What a directory held when it was opened.
@@ -69,6 +82,8 @@ pub struct Found {
     /// The last user closed it properly, so nothing that was appended is missing. Also when there
     /// was no last user.
     pub clean: bool,
+    /// What was stored and is gone.
+    pub lost: Option<Lost>,
     /// Every room with its last position and time. The position is the last one that is known to
     /// be used: stored, or lost in a hole.
     pub rooms: Vec<(RoomKey, Position, u64)>,

@@ -1,8 +1,11 @@
 //! What is counted, and the one state that everybody may ask for.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use crate::record::Lost;
 
 /// Whether records reach the disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,6 +18,28 @@ pub enum State {
         /// What an operator can do about it.
         why: String,
     },
+}
+
+/// What was stored and is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Messages that were stored and are gone.
+    pub records: u64,
+    /// What there is to say to an operator.
+    pub what: String,
+}
+
+impl Damage {
+    pub(crate) fn new(dir: &Path, lost: Lost) -> Self {
+        let Lost { records, commits, all } = lost;
+        let dir = dir.display();
+        let of_which = if all { "all of the history" } else { "the newest part of the history" };
+        let what = format!(
+            "the history in {dir} was damaged: {of_which} is gone, {records} messages that had been \
+             stored and what was noted of inboxes, bans and mutes in the same {commits} writes"
+        );
+        Self { records, what }
+    }
 }
 
 /// Counts since the store was opened, unless said otherwise.
@@ -48,6 +73,8 @@ pub struct Stats {
     pub kept_bytes: u64,
     /// Whether records reach the disk now.
     pub state: State,
+    /// What has gone, found at the start or since.
+    pub damage: Option<Damage>,
 }
 
 /// What the store's threads tell everybody. None of it is on anybody's way: counters are written
@@ -72,6 +99,7 @@ pub(crate) struct Shared {
     /// Stored batches on their way to the cache.
     pub(crate) written_open: AtomicUsize,
     state: Mutex<State>,
+    damage: Mutex<Option<Damage>>,
 }
 
 impl Shared {
@@ -116,7 +144,24 @@ impl Shared {
             kept_records: of(&self.kept_records),
             kept_bytes: of(&self.kept_bytes),
             state: self.state(),
+            damage: self.damage().clone(),
         }
+    }
+
+    /// Says loudly that something is gone.
+    pub(crate) fn set_damage(&self, damage: Damage) {
+        tracing::error!("{}", damage.what);
+        *self.damage() = Some(damage);
+    }
+
+    /// The same of something that is there and cannot be read, unless worse is known.
+    pub(crate) fn set_unreadable(&self, why: &str) {
+        let what = format!("a part of the history cannot be read: {why}");
+        self.damage().get_or_insert(Damage { records: 0, what });
+    }
+
+    fn damage(&self) -> MutexGuard<'_, Option<Damage>> {
+        self.damage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

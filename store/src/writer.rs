@@ -23,6 +23,7 @@ use crate::reader::{Job, Question, Written};
 use crate::record::{From, Load, Position, Record, Retention};
 use crate::retention::Retire;
 use crate::stats::{Shared, State};
+use crate::witness::{WITNESS_FILE, Witness};
 
 pub(crate) type NoteName = SmallVec<[u8; 64]>;
 
@@ -52,6 +53,8 @@ pub(crate) enum Command {
 
 pub(crate) struct Writer {
     pub(crate) dir: Dir,
+    /// `None` when it could not be written: then it says too little until the next start.
+    pub(crate) witness: Option<Witness>,
     /// `None` only between giving one up and opening the next.
     pub(crate) engine: Option<Engine>,
     pub(crate) book: Book,
@@ -186,10 +189,11 @@ impl Writer {
             }
         }
         if !batch.is_empty() {
-            draft.seal(&self.book, &mut batch);
+            draft.seal(&mut batch);
             match engine.commit(batch, Sync::Now) {
                 Ok(took) => {
                     self.book.apply(draft);
+                    self.bear_witness();
                     self.stored(&mut work, took);
                 }
                 Err(fault) => self.begin_outage(&fault, Some(draft), &mut work),
@@ -212,7 +216,7 @@ impl Writer {
         if batch.is_empty() {
             return;
         }
-        draft.seal(&self.book, &mut batch);
+        draft.seal(&mut batch);
         match engine.commit(batch, Sync::Later) {
             Ok(_) => {
                 self.book.apply(draft);
@@ -236,6 +240,15 @@ impl Writer {
         if !work.written.is_empty() && self.shared.written_open.load(Relaxed) < WRITTEN_MAX {
             self.shared.written_open.fetch_add(1, Relaxed);
             self.send(Job::Written(std::mem::take(&mut work.written)));
+        }
+    }
+
+    /// Writes down how much is stored. Only behind a commit that was synced.
+    pub(crate) fn bear_witness(&mut self) {
+        let said = self.witness.as_ref().map(|witness| witness.say(&self.book.ever));
+        if let Some(Err(error)) = said {
+            tracing::warn!(%error, "how much is stored cannot be written down: damage may not show");
+            self.witness = None;
         }
     }
 
@@ -300,7 +313,7 @@ impl Writer {
 
     fn close(mut self) -> Result<(), Error> {
         self.retry(true);
-        let Self { dir, engine, outage, jobs, reader, shared, .. } = self;
+        let Self { dir, witness, engine, book, outage, jobs, reader, shared, .. } = self;
         drop(jobs);
         // It ends when its queue has, and it cannot have panicked where that aborts.
         let ended = reader.join();
@@ -308,7 +321,12 @@ impl Writer {
             return Err(Error::Failing(outage.why));
         }
         let engine = engine.expect("there is an engine when there is no outage");
-        engine.close().map_err(|fault| Error::Engine(fault.explain(dir.path())))?;
+        engine.close().map_err(|fault| Error::Engine(fault.explain("written", dir.path())))?;
+        let Some(witness) = witness else { return Ok(()) };
+        witness
+            .say(&book.ever)
+            .and_then(|()| witness.sync())
+            .map_err(Error::io("writing", &dir.path().join(WITNESS_FILE)))?;
         assert!(ended.is_ok(), "the reader has panicked");
         if shared.lost.load(Relaxed) {
             return Ok(());

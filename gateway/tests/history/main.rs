@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod damage;
 mod disk;
 mod pages;
 mod restart;

@@ -69,7 +69,7 @@ fn child() {
     std::fs::rename(&files, &away).unwrap();
     setrlimit(Resource::Fsize, whole).unwrap();
     wait_for(&mut store, |state| match state {
-        State::Failing { why } => why.contains("is gone"),
+        State::Failing { why } => why.contains("is missing or empty"),
         State::Ok => panic!("it works without its files"),
     });
     assert!(!store.store(record(1, 1, 13)));

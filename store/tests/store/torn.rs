@@ -1,4 +1,5 @@
-//! The end of the newest log is cut or garbled: a store opens with what came before.
+//! The end of the newest log is cut or garbled, and nobody has written down that it was stored: a
+//! store opens with what came before.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -87,6 +88,9 @@ fn copy(from: &Path, to: &Path) {
         let to = to.join(path.file_name().unwrap());
         if path.is_dir() {
             copy(&path, &to);
+        } else if path.ends_with("witness") {
+            // As after a power cut that came before it.
+            fs::write(&to, "").unwrap();
         } else if path.extension().is_none_or(|end| end != "jnl") {
             fs::copy(&path, &to).unwrap();
         } else {

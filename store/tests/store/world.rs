@@ -45,7 +45,9 @@ pub struct Store {
 
 pub fn options(dir: &Path) -> Options {
     let (retention, cache_bytes) = (Vec::new(), 1 << 20);
-    Options { dir: dir.to_owned(), shards: 1, queue_max: 4096, retention, cache_bytes }
+    let dir = dir.to_owned();
+    let accept_lost = false;
+    Options { dir, shards: 1, queue_max: 4096, retention, cache_bytes, accept_lost }
 }
 
 impl Store {
@@ -127,12 +129,17 @@ impl Store {
     }
 
     pub fn load_part(&mut self, load: Load) -> Page {
+        self.try_load(load).expect("it can be read")
+    }
+
+    /// None: it cannot be read.
+    pub fn try_load(&mut self, load: Load) -> Option<Page> {
         let wanted = self.token();
         self.client.load(wanted, load).expect("there is room");
         loop {
             match self.next() {
-                Done::Loaded { token, page } if token == wanted => return page,
-                Done::Failed { token } if token == wanted => panic!("a load failed"),
+                Done::Loaded { token, page } if token == wanted => return Some(page),
+                Done::Failed { token } if token == wanted => return None,
                 _ => {}
             }
         }

@@ -41,6 +41,7 @@ fn store_in(world: &mut World, dir: &Dir) -> Keeper {
         queue_max: crate::limits::HISTORY_QUEUE_MAX,
         retention: Vec::new(),
         cache_bytes: 1 << 20,
+        accept_lost: false,
     };
     let wake: Wake = Box::new(|| {});
     let (clients, keeper, _) = barrage_store::open(options, vec![wake]).expect("a new directory");
