@@ -50,7 +50,13 @@ pub(super) fn bytes(value: &DeValue<'_>) -> Result<u64, String> {
         _ => None,
     };
     let wrong = "is not a size; say a whole number and B, KB, MB, GB or TB, such as \"10GB\"";
-    bytes.ok_or_else(|| format!("{} {wrong}", describe(value)))
+    match bytes {
+        Some(u64::MAX) => {
+            let most = u64::MAX / 1_000_000_000_000;
+            Err(format!("{} is too much; say at most \"{most}TB\"", describe(value)))
+        }
+        bytes => bytes.ok_or_else(|| format!("{} {wrong}", describe(value))),
+    }
 }
 
 /// So many a second, and as many at once, from `"20/s"` or `"unlimited"`.
@@ -153,17 +159,18 @@ fn time(least: &'static str, most: &'static str) -> impl Fn(&DeValue<'_>) -> Res
     }
 }
 
-/// A whole number and, right behind it, its unit.
+/// A whole number and, right behind it, its unit; `u64::MAX` for all that is more.
 fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let unit_at = text.find(|letter: char| !letter.is_ascii_digit())?;
     let (number, unit) = text.split_at(unit_at);
     let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
-    digits(number)?.checked_mul(*factor)
+    Some(digits(number)?.saturating_mul(*factor))
 }
 
-/// Digits and nothing else: `parse` alone would take a sign.
+/// Digits and nothing else: `parse` alone would take a sign. `u64::MAX` for all that is more.
 fn digits(text: &str) -> Option<u64> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
 fn integer(value: &DeValue<'_>) -> Option<i64> {

@@ -55,8 +55,6 @@ fn bad_values_are_refused_with_what_is_allowed() {
     check("levels", "dwell", "\"s\"", &format!("\"s\" {time}"));
     check("levels", "dwell", "\"-1s\"", &format!("\"-1s\" {time}"));
     check("levels", "dwell", "\"10\"", &format!("\"10\" {time}"));
-    let ages = format!("\"{}s\"", "9".repeat(20));
-    check("levels", "dwell", &ages, &format!("{ages} {time}"));
     check("levels", "dwell", "10", &format!("10 {time}"));
     check("levels", "dwell", "[]", &format!("a list {time}"));
     check("levels", "dwell", "1.5", &format!("a number with a fraction {time}"));
@@ -64,6 +62,8 @@ fn bad_values_are_refused_with_what_is_allowed() {
     let between = "is out of range; between \"100ms\" and \"1h\" is allowed";
     check("levels", "dwell", "\"99ms\"", &format!("\"99ms\" {between}"));
     check("levels", "dwell", "\"2h\"", &format!("\"2h\" {between}"));
+    let ages = format!("\"{}s\"", "9".repeat(20));
+    check("levels", "dwell", &ages, &format!("{ages} {between}"));
     let less = "dwell is 161000 ms, and dwell-max is 160000 ms, which is less";
     check("levels", "dwell", "\"161s\"", less);
     let less = "dwell is 10000 ms, and dwell-max is 9000 ms, which is less";
@@ -101,6 +101,13 @@ fn bad_values_are_refused_with_what_is_allowed() {
     check("quotas", "app-burst", "0", &format!("0 {between}"));
     let size = "is not a size; say a whole number and B, KB, MB, GB or TB, such as \"10GB\"";
     check("egress", "bytes-per-second", "\"600mb\"", &format!("\"600mb\" {size}"));
+    let much = "\"99999999999999TB\" is too much; say at most \"18446744TB\"";
+    check("egress", "bytes-per-second", "\"99999999999999TB\"", much);
+    let nines = "9".repeat(30);
+    let much = format!("\"{nines}TB\" is too much; say at most \"18446744TB\"");
+    check("egress", "bytes-per-second", &format!("\"{nines}TB\""), &much);
+    let much = format!("\"{nines}/s\" is too much; say \"unlimited\"");
+    check("quotas", "app", &format!("\"{nines}/s\""), &much);
     check("egress", "bytes-per-second", "-1", &format!("-1 {size}"));
     check("egress", "bytes-per-second", "true", &format!("true {size}"));
     check("devices", "ios", "-1", "-1 is out of range; between 0 and 65535 is allowed");
