@@ -107,7 +107,10 @@ pub fn run(config: &Config, signals: Signals, ready: impl FnOnce()) -> Result<()
     drop(runtime);
     joiner.join().map_err(|_| anyhow::anyhow!("waiting for the shards has failed"))??;
     if let Some(keeper) = Arc::into_inner(plane).and_then(|plane| plane.history) {
-        keeper.close().context("closing the history")?;
+        // Everybody was told what is not stored, so the end is in order for all that.
+        if let Err(error) = keeper.close() {
+            tracing::error!("{error}: the next start begins another epoch in every room");
+        }
     }
     listeners.remove_files();
     tracing::info!("ended");

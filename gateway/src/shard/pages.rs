@@ -27,8 +27,6 @@ pub(super) struct PageAsk {
     pub who: ConnRef,
     pub request: u32,
     pub by_upstream: bool,
-    /// Messages wanted.
-    count: usize,
     /// Where the room was when it was asked for: pages lead at least up to there.
     head: Option<Position>,
 }
@@ -46,7 +44,7 @@ impl Core {
         if self.history.is_none() {
             return self.refuse_page(who, request, by_upstream, Code::Unstored);
         }
-        let count = usize::from(ask.count).min(HISTORY_PAGE_MAX);
+        let frames_max = usize::from(ask.count).min(HISTORY_PAGE_MAX);
         // A room in which nothing was ever said is not made for it.
         let is_known = self.history.as_ref().is_some_and(|history| history.has_room_of(key));
         let made = if is_known { self.home_room(key) } else { None };
@@ -58,10 +56,8 @@ impl Core {
             0 => From::Since(ask.since_ms),
             epoch => From::After(Position { epoch, seq: ask.from.saturating_sub(1) }),
         };
-        // Whoever wants none is told where it would begin.
-        let frames_max = count.max(1);
         let load = Load { room: key, from, frames_max, bytes_max: PAGE_BYTES_MAX };
-        let ask = PageAsk { who, request, by_upstream, count, head };
+        let ask = PageAsk { who, request, by_upstream, head };
         let Some(history) = &mut self.history else { return };
         if history.pages.waiting.len() >= PAGES_WAITING_MAX {
             return self.refuse_page(who, request, by_upstream, Code::Overloaded);
@@ -104,20 +100,13 @@ impl Core {
         self.post.send(who.shard, Mail::Page { conn: who.conn, frames });
     }
 
-    pub(super) fn send_page(&mut self, ask: PageAsk, mut page: Page) {
-        let PageAsk { who, request, by_upstream, count, head } = ask;
+    pub(super) fn send_page(&mut self, ask: PageAsk, page: Page) {
+        let PageAsk { who, request, by_upstream, head } = ask;
         let Position { epoch, seq: head } = head.unwrap_or(page.end);
-        let cut = page.records.get(count).map(|record| record.at);
-        page.records.truncate(count);
         let behind = |at: Position| Position { epoch: at.epoch, seq: at.seq + 1 };
-        let more = page.records.last().filter(|_| page.more).map(|last| behind(last.at));
-        let end = past::End {
-            code: Code::Ok,
-            epoch,
-            oldest: oldest(&page, epoch),
-            head,
-            next: cut.or(more),
-        };
+        // Whoever wants no messages is led nowhere: the next page would be the same.
+        let next = page.records.last().filter(|_| page.more).map(|last| behind(last.at));
+        let end = past::End { code: Code::Ok, epoch, oldest: oldest(&page, epoch), head, next };
         let said = page.records.iter().filter_map(|it| past::encode(request, it, by_upstream));
         let mut frames: Vec<Bytes> = said.collect();
         frames.push(past::encode_end(request, &end, by_upstream));
