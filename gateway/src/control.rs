@@ -2,7 +2,7 @@
 //! shards by mail and never touches their memory.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -11,10 +11,11 @@ use axum::extract::State as Given;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
-use barrage_store::{Keeper, State, Stats};
+use barrage_store::{Keeper, State, Stats, UnixClock};
 use crossbeam_channel::TrySendError;
 use tokio::net::TcpListener;
 
+use crate::clock::StepWatch;
 use crate::host::{Ask, Handle};
 use crate::metrics::{self, Metrics};
 use crate::rules::{NotReloaded, RulesInForce};
@@ -40,9 +41,24 @@ pub struct Plane {
     pub rules: RulesInForce,
     /// The durable history, if there is one.
     pub history: Option<Keeper>,
+    /// By how many milliseconds the system's clock is ahead of the gateway's time.
+    pub clock_ahead_ms: AtomicI64,
 }
 
 impl Plane {
+    /// Looks whether the system's clock was set; if so, says so, and the history remembers what it was
+    /// off.
+    pub fn look_at_clock(&self, clock: UnixClock, watch: &mut StepWatch) {
+        let Some(said) = clock.system_ahead_ms().and_then(|ahead_ms| watch.look(ahead_ms)) else {
+            return;
+        };
+        tracing::warn!("{said}");
+        self.clock_ahead_ms.store(watch.ahead_ms(), Ordering::Relaxed);
+        if let Some(history) = &self.history {
+            history.set_clock_ahead(watch.ahead_ms().try_into().unwrap_or(0));
+        }
+    }
+
     /// Reads the policy again: for the shards, and for how long the history is kept.
     fn reload(&self, shards: &[Handle]) -> Result<(), NotReloaded> {
         let rules = self.rules.reload(shards)?;
@@ -139,6 +155,7 @@ async fn metrics_page(Given(pages): Given<Pages>) -> impl IntoResponse {
     let mut text = metrics::render(&shards, name_of);
     let (reloads, failures) = pages.plane.rules.counts();
     metrics::render_plane(reloads, failures, pages.plane.history.as_ref(), &mut text);
+    metrics::render_clock(pages.plane.clock_ahead_ms.load(Ordering::Relaxed), &mut text);
     metrics::render_process(&mut text);
     (content, text)
 }

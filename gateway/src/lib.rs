@@ -6,6 +6,7 @@
 #![allow(missing_docs, reason = "a program's parts, not a library for others")]
 
 pub mod auth;
+mod clock;
 pub mod config;
 mod conn;
 mod control;

@@ -75,6 +75,15 @@ pub fn render_plane(reloads: u64, failures: u64, history: Option<&Keeper>, text:
     }
 }
 
+/// Writes how far the system's clock is from the gateway's time.
+pub fn render_clock(ahead_ms: i64, text: &mut String) {
+    let name = "barrage_clock_ahead_ms";
+    // Writing to a String does not fail.
+    let _ = writeln!(text, "# HELP {name} By how much the system's clock was set ahead, or back");
+    let _ = writeln!(text, "# TYPE {name} gauge");
+    let _ = writeln!(text, "{name} {ahead_ms}");
+}
+
 /// Writes what the kernel knows of this process, under the names that Prometheus' own client
 /// libraries use, so that ready dashboards and tools find it. What the kernel does not tell is left
 /// out.

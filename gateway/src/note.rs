@@ -1,7 +1,7 @@
 //! What is on disk beside the history: inboxes, and who may not speak. Each is a small key and a
 //! value that begins with its version.
 
-use barrage_router::{AppId, Class, InboxDevice, InboxMessage, Millis, UserId, UserKey};
+use barrage_router::{AppId, Class, InboxDevice, InboxMessage, Millis, Order, UserId, UserKey};
 use bytes::Bytes;
 
 use crate::limits::DEVICE_GRACE_MS;
@@ -38,6 +38,31 @@ pub struct DeviceNote {
     pub acked: u64,
     /// When it is forgotten, in milliseconds since 1970.
     pub until_ms: u64,
+}
+
+/// The same note with its moment so much later; None when it has none. For those that were dated by a
+/// clock that was so much behind.
+pub fn redate(space: u8, key: &[u8], value: &[u8], by_ms: u64) -> Option<Vec<u8>> {
+    match space {
+        NOTE_MESSAGE => {
+            let mut note = MessageNote::read(value)?;
+            note.expires_ms = note.expires_ms.saturating_add(by_ms);
+            Some(note.to_vec())
+        }
+        NOTE_DEVICE => {
+            let mut note = DeviceNote::read(value)?;
+            note.until_ms = note.until_ms.saturating_add(by_ms);
+            Some(note.to_vec())
+        }
+        NOTE_ORDER => {
+            let mut order = Order::read(key, value)?;
+            let (Order::Ban { until_ms, .. } | Order::Mute { until_ms, .. }) = &mut order;
+            // One that never ends stays the last moment; one that is lifted is on its way out.
+            *until_ms = if *until_ms == 0 { 0 } else { until_ms.saturating_add(by_ms) };
+            Some(order.value())
+        }
+        _ => None,
+    }
 }
 
 /// The user and the number that a key names.
@@ -148,7 +173,31 @@ impl DeviceNote {
 
 #[cfg(test)]
 mod tests {
+    use barrage_router::UNTIL_FOREVER;
+
     use super::*;
+
+    #[test]
+    fn what_was_dated_too_early_is_dated_later() {
+        let user = UserKey { app: AppId(1), user: UserId(2) };
+        let check = |until_ms, later_ms| {
+            let order = |until_ms| Order::Ban { user, until_ms, text: "no".into() };
+            let order = (order(until_ms), order(later_ms));
+            let value = redate(NOTE_ORDER, &order.0.key(), &order.0.value(), 10);
+            assert_eq!(value, Some(order.1.value()), "{until_ms}");
+        };
+        check(0, 0);
+        check(5, 15);
+        check(UNTIL_FOREVER, UNTIL_FOREVER);
+        let device = DeviceNote { acked: 5, until_ms: 6 };
+        let later = redate(NOTE_DEVICE, b"", &device.to_vec(), 10).unwrap();
+        assert_eq!(DeviceNote::read(&later), Some(DeviceNote { acked: 5, until_ms: 16 }));
+        let note = [&[VERSION, 0][..], &[255; 4], &[0; 4], &7u64.to_le_bytes(), &[0; 16]].concat();
+        let later = redate(NOTE_MESSAGE, b"", &note, 10).unwrap();
+        assert_eq!(MessageNote::read(&later).map(|note| note.expires_ms), Some(17));
+        assert_eq!(redate(NOTE_ORDER, b"", b"", 10), None);
+        assert_eq!(redate(9, b"", &note, 10), None);
+    }
 
     #[test]
     fn notes_come_back_as_they_were_and_garbage_does_not() {

@@ -3,13 +3,14 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use barrage_sys::{KernelRing, Listener, Waker};
 
 use crate::auth::Auth;
+use crate::clock::StepWatch;
 use crate::config::{Config, UpstreamAddr};
 use crate::conn::Role;
 use crate::control::{Heard, Plane};
@@ -19,6 +20,7 @@ use crate::policy_file::Rules;
 use crate::room_log::Transport;
 use crate::rules::RulesInForce;
 use crate::shard::{Shard, ShardConfig};
+use crate::stored::Stored;
 use crate::{control, mail, startup, stored};
 
 /// How often the control thread looks whether it was told to end.
@@ -46,8 +48,8 @@ pub fn run(config: &Config, signals: Signals, ready: impl FnOnce()) -> Result<()
     let wakers = config.cores.iter().map(|_| Waker::new()).collect::<Result<Vec<_>, _>>()?;
     let listeners = Listeners::open(config)?;
     let (mut stored, keeper) = stored::open(config, &rules.rules(), &wakers)?;
-    let settings = shard_config(config, open_files, rules.rules(), stored.epoch_max);
-    let epoch = Instant::now();
+    let settings = shard_config(config, open_files, rules.rules(), &stored);
+    let (clock, epoch) = (stored.clock, stored.clock.started());
     let mut running = Vec::new();
     let mut handles = Vec::new();
     for (index, post) in mail::connect(&wakers).into_iter().enumerate() {
@@ -82,7 +84,11 @@ pub fn run(config: &Config, signals: Signals, ready: impl FnOnce()) -> Result<()
         .build()
         .context("the control thread's runtime")?;
     ready();
-    let hear = async || loop {
+    let plane = Arc::new(Plane { rules, history: keeper, clock_ahead_ms: AtomicI64::new(0) });
+    let (watching, mut watch) =
+        (Arc::clone(&plane), StepWatch::new(clock.system_ahead_ms().unwrap_or(0)));
+    let hear = async move || loop {
+        watching.look_at_clock(clock, &mut watch);
         if signals.stop.load(Ordering::Relaxed) {
             tracing::info!("draining: clients are told, and what is queued is flushed");
             return Heard::Stop;
@@ -92,7 +98,6 @@ pub fn run(config: &Config, signals: Signals, ready: impl FnOnce()) -> Result<()
         }
         tokio::time::sleep(SIGNAL_CHECK).await;
     };
-    let plane = Arc::new(Plane { rules, history: keeper });
     let (has_ended, ended) = tokio::sync::oneshot::channel();
     let joiner = std::thread::spawn(move || {
         let result = running.into_iter().try_for_each(host::Running::join);
@@ -121,10 +126,10 @@ fn shard_config(
     config: &Config,
     open_files: u64,
     rules: Arc<Rules>,
-    epoch_max: u64,
+    stored: &Stored,
 ) -> ShardConfig {
     let connections = startup::connections_per_shard(config);
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let unix_ms = stored.clock.start_ms();
     ShardConfig {
         connections,
         slots_per_ring: ring_config(connections, open_files).slots,
@@ -134,11 +139,11 @@ fn shard_config(
         history: HISTORY,
         auth: Auth::Open,
         rules,
-        unix_ms: since_1970.as_millis() as u64,
+        unix_ms,
         // In microseconds: a gateway does not make more than a million rooms in every second of its
         // life, so a later start has higher epochs. Whatever the clock says now, they are higher than
         // any in the history.
-        epoch: (since_1970.as_micros() as u64).max(epoch_max),
+        epoch: unix_ms.saturating_mul(1000).max(stored.epoch_max),
     }
 }
 

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 
 use anyhow::{Context, Result};
 use barrage_router::{CATEGORIES_MAX, Keep, Order, home_of_room, home_of_user};
-use barrage_store::{Found, Keeper, Options, Retention, Wake};
+use barrage_store::{Found, Keeper, Options, Retention, UnixClock, Wake};
 use barrage_sys::Waker;
 
 use crate::config::Config;
@@ -15,17 +15,21 @@ use crate::policy_file::Rules;
 use crate::shard::{History, Restored};
 
 /// What each shard begins with.
-#[derive(Default)]
 pub struct Stored {
     /// By shard; empty without a directory.
     pub shards: VecDeque<(History, Restored)>,
     /// The highest epoch that any room has had.
     pub epoch_max: u64,
+    /// The gateway's time.
+    pub clock: UnixClock,
 }
 
 /// Opens the directory that the operator has named, if any.
 pub fn open(config: &Config, rules: &Rules, wakers: &[Waker]) -> Result<(Stored, Option<Keeper>)> {
-    let Some(dir) = &config.data else { return Ok((Stored::default(), None)) };
+    let clock = UnixClock::start();
+    let Some(dir) = &config.data else {
+        return Ok((Stored { shards: VecDeque::new(), epoch_max: 0, clock }, None));
+    };
     let shards = wakers.len();
     let options = Options {
         dir: dir.clone(),
@@ -33,6 +37,8 @@ pub fn open(config: &Config, rules: &Rules, wakers: &[Waker]) -> Result<(Stored,
         queue_max: HISTORY_QUEUE_MAX,
         retention: retention(rules),
         cache_bytes: HISTORY_CACHE_BYTES,
+        clock,
+        redate: note::redate,
         accept_lost: config.accept_lost_history,
     };
     let wake = |waker: &Waker| -> Wake {
@@ -43,6 +49,14 @@ pub fn open(config: &Config, rules: &Rules, wakers: &[Waker]) -> Result<(Stored,
     let (clients, keeper, mut found) =
         barrage_store::open(options, wakes).map_err(|error| explain(error, dir))?;
     report(dir, &found);
+    let behind_ms = found.clock.start_ms() - clock.start_ms();
+    if behind_ms > 0 {
+        tracing::warn!(
+            "the system's clock is {} s behind the newest message of the history: the gateway's own time \
+             goes on from there",
+            behind_ms as f64 / 1000.0
+        );
+    }
     let (rooms, in_order) = (std::mem::take(&mut found.rooms), found.clean);
     let mut known = vec![Vec::new(); shards];
     let of_shards = NonZeroU16::new(shards as u16).context("no core to run on")?;
@@ -54,7 +68,7 @@ pub fn open(config: &Config, rules: &Rules, wakers: &[Waker]) -> Result<(Stored,
     // Out of order, numbers may have been given that are not on disk: rooms begin another epoch.
     let histories = histories.map(|(client, known)| History::new(client, known, in_order));
     let shards = histories.zip(restored).collect();
-    Ok((Stored { shards, epoch_max: found.epoch_max }, Some(keeper)))
+    Ok((Stored { shards, epoch_max: found.epoch_max, clock: found.clock }, Some(keeper)))
 }
 
 /// How long each category is kept. One that is kept in memory leaves marks on disk, and one that the

@@ -152,13 +152,13 @@ fn health_and_metrics_can_be_read() {
                 let (name, label) = series.split_once('{').unwrap_or((series, ""));
                 assert_eq!(described.last(), Some(&name));
                 let core = ["core=\"0\"", "core=\"1\""].iter().any(|core| label.starts_with(core));
-                let of_all = ["barrage_policy_", "process_"];
+                let of_all = ["barrage_policy_", "barrage_clock_", "process_"];
                 let of_all = of_all.iter().any(|prefix| name.starts_with(prefix));
                 assert!(core || label.is_empty() && of_all, "{line}");
                 // Only seconds are not whole.
                 let seconds = name == "process_cpu_seconds_total";
                 let number = value.parse::<f64>().is_ok_and(|value| value.is_finite());
-                assert!(number && (seconds || value.parse::<u64>().is_ok()), "{line}");
+                assert!(number && (seconds || value.parse::<i64>().is_ok()), "{line}");
             }
         }
         let connections = text.lines().filter(|line| line.starts_with("barrage_connections{"));

@@ -6,7 +6,9 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use barrage_router::{AppId, Class, RoomId, RoomKey};
-use barrage_store::{Client, Done, From, Load, Options, Position, Record, Retention, open};
+use barrage_store::{
+    Client, Done, From, Load, Options, Position, Record, Retention, UnixClock, open,
+};
 use bytes::Bytes;
 use smallvec::smallvec;
 
@@ -29,6 +31,8 @@ fn main() {
         queue_max: QUEUE_MAX,
         retention,
         cache_bytes: 64 << 20,
+        clock: UnixClock::start(),
+        redate: |_, _, _, _| None,
         accept_lost: false,
     };
     let (wake, woken) = channel();

@@ -7,6 +7,7 @@ use ahash::AHashMap;
 use barrage_router::RoomKey;
 use smallvec::SmallVec;
 
+use crate::clock::UnixClock;
 use crate::engine::{Batch, View};
 use crate::error::Fault;
 use crate::keys::{self, Row, Write};
@@ -177,7 +178,7 @@ pub(crate) fn encode_lines(lines: &[Line], row: &mut Vec<u8>) {
 
 impl Book {
     /// Reads the book that a disk holds, and what else an opener wants to know.
-    pub(crate) fn read(view: &View) -> Result<(Self, Found), Fault> {
+    pub(crate) fn read(view: &View, clock: UnixClock) -> Result<(Self, Found), Fault> {
         let mut book = Self::default();
         if let Some(row) = view.read(&keys::META)? {
             book.ever = Ever::decode(&row)?;
@@ -200,7 +201,7 @@ impl Book {
         }
         let (keys, notes) = (Self::read_keys(view)?, read_notes(view)?);
         let epoch_max = book.ever.epoch_max;
-        Ok((book, Found { clean: false, lost: None, rooms, epoch_max, keys, notes }))
+        Ok((book, Found { clean: false, lost: None, clock, rooms, epoch_max, keys, notes }))
     }
 
     fn read_keys(view: &View) -> Result<Vec<(RoomKey, u128, u64)>, Fault> {
@@ -243,6 +244,11 @@ impl Book {
         room.hole = true;
         room.enter_epoch(at.epoch);
         self.ever.epoch_max = self.ever.epoch_max.max(at.epoch);
+    }
+
+    /// The newest moment of any record that is remembered.
+    pub(crate) fn newest_ms(&self) -> u64 {
+        self.rooms.values().map(|room| room.time_ms).max().unwrap_or_default()
     }
 
     /// What is gone, when so much had been stored.

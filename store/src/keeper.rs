@@ -43,8 +43,8 @@ pub fn open(options: Options, wakes: Vec<Wake>) -> Result<(Vec<Client>, Keeper, 
     assert!(options.queue_max > 0, "a queue holds something");
     let (dir, was) = Dir::take(&options.dir)?;
     let shared = Arc::new(Shared::default());
-    let Opened { engine, book, witness, found } =
-        recovery::open(&dir, was, options.accept_lost, &shared)?;
+    let Opened { engine, book, dating, witness, found } =
+        recovery::open(&dir, was, &options, &shared)?;
     // Every client counts its own commands, so the queue that they share is never full for them.
     let (commands, taken) = bounded(options.shards * options.queue_max + CONTROL_MAX);
     let (jobs, worked) = bounded(options.shards * options.queue_max + WRITTEN_MAX + 1);
@@ -87,6 +87,9 @@ pub fn open(options: Options, wakes: Vec<Wake>) -> Result<(Vec<Client>, Keeper, 
         reader,
         answers,
         shared: Arc::clone(&shared),
+        clock: found.clock,
+        dating,
+        dating_stored: None,
         outage: None,
         aged: Instant::now(),
     };
@@ -100,6 +103,13 @@ impl Keeper {
     pub fn set_retention(&self, retention: Vec<(u16, Retention)>) {
         // The writer is gone only if it has panicked, which `close` tells.
         let _ = self.commands.send(Command::Retention(retention));
+    }
+
+    /// Says by how much the system's clock is ahead of the store's, so that the next one to open it
+    /// knows what was dated too early.
+    pub fn set_clock_ahead(&self, ms: u64) {
+        // As above.
+        let _ = self.commands.send(Command::ClockAhead(ms));
     }
 
     /// The counts as they are now.

@@ -9,8 +9,10 @@ use smallvec::SmallVec;
 use crate::error::Fault;
 use crate::record::{Position, Record};
 
-/// The one row about the store itself.
+/// The row about the store itself.
 pub(crate) const META: [u8; 1] = [0];
+/// The row about clocks.
+pub(crate) const CLOCKS: [u8; 2] = [0, 1];
 /// The first byte of each kind of row.
 pub(crate) const RECORD: u8 = 1;
 /// Which records of a category came in what order, some hundred to a row.

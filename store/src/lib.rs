@@ -8,6 +8,7 @@ mod answers;
 mod book;
 mod cache;
 mod client;
+mod clock;
 mod dir;
 mod engine;
 mod error;
@@ -27,6 +28,7 @@ mod writer;
 
 pub use answers::Wake;
 pub use client::{Client, Done, Full};
+pub use clock::{Redate, UnixClock};
 pub use error::Error;
 pub use keeper::{Keeper, open};
 pub use limits::{KEYS_MAX, NOTE_KEY_BYTES_MAX, NOTE_VALUE_BYTES_MAX};

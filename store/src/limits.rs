@@ -23,6 +23,8 @@ pub(crate) const FORGET_ROOMS_MAX: usize = 64;
 pub(crate) const ROOM_FORGET_MS: u64 = 7 * 24 * 3600 * 1000;
 /// Epochs that are remembered of a room.
 pub(crate) const EPOCHS_MAX: usize = 16;
+/// Times that a clock was behind that are remembered.
+pub(crate) const CLOCK_STEPS_MAX: usize = 16;
 /// Changes of notes that wait for a disk that fails.
 pub(crate) const NOTES_PENDING_MAX: usize = 65_536;
 /// Rooms whose holes are written down in one commit when a disk has recovered.

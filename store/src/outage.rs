@@ -43,7 +43,7 @@ impl Writer {
                 Command::Note { client, token: Some(token), .. } => self.fail(client, token),
                 Command::Note { name, value, token: None, .. } => self.postpone(name, value),
                 Command::Load { client, token, load } => self.ask(client, token, load),
-                Command::Retention(_) | Command::Close(_) => {}
+                Command::Retention(_) | Command::ClockAhead(_) | Command::Close(_) => {}
             }
         }
     }
@@ -115,7 +115,7 @@ impl Writer {
         if let Some(outage) = &mut self.outage {
             outage.failed = None;
         }
-        let (mut book, _) = Book::read(&engine.view())?;
+        let (mut book, _) = Book::read(&engine.view(), self.clock)?;
         if let Some(lost) = book.lost_since(&self.book.ever) {
             self.shared.set_damage(Damage::new(self.dir.path(), lost));
         }

@@ -6,6 +6,8 @@ use barrage_router::{Class, RoomKey};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use crate::clock::{Redate, UnixClock};
+
 /// A place in a room's history. Epochs come before numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
@@ -61,6 +63,10 @@ pub struct Options {
     pub retention: Vec<(u16, Retention)>,
     /// Memory for the newest records of rooms that were read or written lately.
     pub cache_bytes: usize,
+    /// What records are dated by, and notes with moments in them.
+    pub clock: UnixClock,
+    /// How such notes are dated anew.
+    pub redate: Redate,
     /// Begin anew where a history was and is not any more. What is left of it is moved aside.
     pub accept_lost: bool,
 }
@@ -84,6 +90,8 @@ pub struct Found {
     pub clean: bool,
     /// What was stored and is gone.
     pub lost: Option<Lost>,
+    /// The clock of the options, or one that is ahead of it: it never begins before the newest record.
+    pub clock: UnixClock,
     /// Every room with its last position and time. The position is the last one that is known to
     /// be used: stored, or lost in a hole.
     pub rooms: Vec<(RoomKey, Position, u64)>,

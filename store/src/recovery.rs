@@ -1,17 +1,20 @@
 //! What an opener finds: an engine, what it holds, and whether that is all that it held.
 
 use crate::book::{Book, Ever};
+use crate::clock::Dating;
 use crate::dir::{Dir, Was};
 use crate::engine::{Engine, Start, Sync};
 use crate::error::{Error, Fault};
+use crate::keys;
 use crate::limits::HOLES_BATCH_MAX;
-use crate::record::Found;
+use crate::record::{Found, Options};
 use crate::stats::{Damage, Shared};
 use crate::witness::Witness;
 
 pub(crate) struct Opened {
     pub(crate) engine: Engine,
     pub(crate) book: Book,
+    pub(crate) dating: Dating,
     pub(crate) witness: Witness,
     pub(crate) found: Found,
 }
@@ -22,7 +25,7 @@ pub(crate) struct Opened {
 pub(crate) fn open(
     dir: &Dir,
     was: Was,
-    accept_lost: bool,
+    options: &Options,
     shared: &Shared,
 ) -> Result<Opened, Error> {
     let (witness, said) = Witness::open(dir.path())?;
@@ -30,62 +33,99 @@ pub(crate) fn open(
     // Somebody has removed the mark of something that was more than an empty directory.
     let was = if was == Was::New && stored != Ever::default() { Was::Open } else { was };
     let records = said.map(|stored| stored.records);
-    let opened = read(dir, if was == Was::New { Start::New } else { Start::Again });
-    let (engine, mut book, mut found) = match opened {
-        Ok((engine, book, found)) => match book.lost_since(&stored).filter(|lost| lost.all) {
-            None => (engine, book, found),
+    let opened = read(dir, options, if was == Was::New { Start::New } else { Start::Again });
+    let mut opened = match opened {
+        Ok(read) => match read.book.lost_since(&stored).filter(|lost| lost.all) {
+            None => read,
             Some(_) => {
                 // Its files are closed before they are moved.
-                drop((engine, book));
-                begin_anew(dir, records, "nothing is left of it", accept_lost)?
+                drop(read);
+                begin_anew(dir, options, records, "nothing is left of it")?
             }
         },
         Err(fault) if was != Was::New && fault.is_damage() => {
-            begin_anew(dir, records, &fault.why(), accept_lost)?
+            begin_anew(dir, options, records, &fault.why())?
         }
         Err(fault) => return Err(Error::Engine(fault.explain("opened", dir.path()))),
     };
     dir.mark_format_once()?;
-    found.lost = book.lost_since(&stored);
+    let lost = opened.book.lost_since(&stored);
     let is_all = match was {
-        Was::New => book.ever == Ever::default(),
+        Was::New => opened.book.ever == Ever::default(),
         // Without a witness nobody knows.
         Was::Clean => said.is_some(),
         Was::Open => false,
     };
-    found.clean = is_all && found.lost.is_none();
     dir.remove_clean_mark()?;
-    if let Some(lost) = found.lost {
+    let unwritten = |fault: Fault| Error::Engine(fault.explain("written", dir.path()));
+    if let Some(lost) = lost {
         shared.set_damage(Damage::new(dir.path(), lost));
-        book.ever.epoch_max = book.ever.epoch_max.max(stored.epoch_max);
-        doubt(&engine, &mut book)
-            .map_err(|fault| Error::Engine(fault.explain("written", dir.path())))?;
+        let ever = &mut opened.book.ever;
+        ever.epoch_max = ever.epoch_max.max(stored.epoch_max);
+        doubt(&opened.engine, &mut opened.book).map_err(unwritten)?;
     }
-    found.epoch_max = book.ever.epoch_max;
+    date(&mut opened, options).map_err(unwritten)?;
+    let Read { engine, book, dating, mut found } = opened;
+    found.clean = is_all && lost.is_none();
+    (found.lost, found.epoch_max) = (lost, book.ever.epoch_max);
     let said = witness.say(&book.ever).and_then(|()| witness.sync());
     said.map_err(Error::io("writing down what is stored in", dir.path()))?;
-    Ok(Opened { engine, book, witness, found })
+    Ok(Opened { engine, book, dating, witness, found })
 }
 
-fn read(dir: &Dir, start: Start) -> Result<(Engine, Book, Found), Fault> {
+/// What an engine holds.
+struct Read {
+    engine: Engine,
+    book: Book,
+    dating: Dating,
+    found: Found,
+}
+
+fn read(dir: &Dir, options: &Options, start: Start) -> Result<Read, Fault> {
     let engine = Engine::open(dir.path(), start)?;
-    let (book, found) = Book::read(&engine.view())?;
-    Ok((engine, book, found))
+    let (book, found) = Book::read(&engine.view(), options.clock)?;
+    let row = engine.read(&keys::CLOCKS)?;
+    let dating = row.map_or_else(|| Ok(Dating::default()), |row| Dating::decode(&row))?;
+    Ok(Read { engine, book, dating, found })
 }
 
 /// Begins another history where one was, if that is accepted.
 fn begin_anew(
     dir: &Dir,
+    options: &Options,
     records: Option<u64>,
     why: &str,
-    is_accepted: bool,
-) -> Result<(Engine, Book, Found), Error> {
-    if !is_accepted {
+) -> Result<Read, Error> {
+    if !options.accept_lost {
         let (dir, why) = (dir.path().to_owned(), why.to_owned());
         return Err(Error::Lost { dir, why, records });
     }
     dir.set_aside()?;
-    read(dir, Start::New).map_err(|fault| Error::Engine(fault.explain("opened", dir.path())))
+    read(dir, options, Start::New)
+        .map_err(|fault| Error::Engine(fault.explain("opened", dir.path())))
+}
+
+/// Begins the clock. What was dated by one that was behind is dated anew, at once or not at all.
+fn date(read: &mut Read, options: &Options) -> Result<(), Fault> {
+    let Read { engine, book, dating, found } = read;
+    let newest_ms = book.newest_ms();
+    found.clock = options.clock.not_before(newest_ms);
+    let by_ms = dating.begin(found.clock, newest_ms);
+    if by_ms == 0 {
+        return Ok(());
+    }
+    let (mut draft, mut batch) = (book.draft(), engine.batch());
+    batch.put(&keys::CLOCKS, &dating.encode());
+    for (space, key, value) in &mut found.notes {
+        if let Some(later) = (options.redate)(*space, key, value, by_ms) {
+            batch.put(&keys::note_name(*space, key), &later);
+            *value = later;
+        }
+    }
+    draft.seal(&mut batch);
+    engine.commit(batch, Sync::Now)?;
+    book.apply(draft);
+    Ok(())
 }
 
 /// Writes down that any room may have lost something.

@@ -3,11 +3,19 @@
 use ahash::AHashMap;
 
 use crate::book::{Book, Draft, Line, Shelf, encode_lines};
+use crate::clock::Dating;
 use crate::engine::{Batch, Engine, View};
 use crate::error::Fault;
 use crate::keys::{self, Row};
 use crate::limits::{FORGET_ROOMS_MAX, RETIRE_RECORDS_MAX, ROOM_FORGET_MS};
 use crate::record::Retention;
+
+/// What old is.
+#[derive(Clone, Copy)]
+pub(crate) struct Age<'a> {
+    pub(crate) now_ms: u64,
+    pub(crate) dating: &'a Dating,
+}
 
 /// The bounds in force, and where the last steps ended.
 #[derive(Default)]
@@ -35,11 +43,11 @@ impl Retire {
         book: &Book,
         draft: &mut Draft,
         batch: &mut Batch,
-        now_ms: Option<u64>,
+        now: Option<Age<'_>>,
     ) -> bool {
-        let done = self.retire(engine, book, draft, batch, now_ms).and_then(|all| {
-            if let (Some(now_ms), true) = (now_ms, all) {
-                self.forget(&engine.view(), draft, batch, now_ms)?;
+        let done = self.retire(engine, book, draft, batch, now).and_then(|all| {
+            if let (Some(now), true) = (now, all) {
+                self.forget(&engine.view(), draft, batch, now)?;
             }
             Ok(all)
         });
@@ -51,20 +59,20 @@ impl Retire {
     }
 
     /// At most `RETIRE_RECORDS_MAX` records; whether that was all of them. Looking for old ones
-    /// takes a read for each category, so that is done only when `now_ms` is given.
+    /// takes a read for each category, so that is done only when it is said what is old.
     fn retire(
         &self,
         engine: &Engine,
         book: &Book,
         draft: &mut Draft,
         batch: &mut Batch,
-        now_ms: Option<u64>,
+        now: Option<Age<'_>>,
     ) -> Result<bool, Fault> {
-        let mut step = Step { engine, book, draft, batch, left: RETIRE_RECORDS_MAX };
+        let mut step = Step { engine, book, draft, batch, now, left: RETIRE_RECORDS_MAX };
         for (&category, bound) in &self.bounds {
             // Chunks of this very draft cannot be read yet: their turn is the next batch.
             let Some(readable) = book.shelves.get(&category) else { continue };
-            let bound = Bound::new(bound, now_ms);
+            let bound = Bound::new(bound, now);
             while step.draft.shelf(book, category).first < readable.next {
                 let whole = step.trim(category, bound)?;
                 if step.left == 0 {
@@ -84,7 +92,7 @@ impl Retire {
         view: &View,
         draft: &mut Draft,
         batch: &mut Batch,
-        now_ms: u64,
+        now: Age<'_>,
     ) -> Result<(), Fault> {
         let after = [&self.forget_after[..], &[0]].concat();
         let first = after.as_slice().max(&[keys::ROOM]);
@@ -97,7 +105,8 @@ impl Retire {
             seen += 1;
             let key = Row::new("rooms", &name[1..]).room()?;
             let room = crate::book::Room::decode(&row)?;
-            let silent = room.time_ms.saturating_add(ROOM_FORGET_MS) < now_ms;
+            let said_ms = now.dating.correct(room.time_ms);
+            let silent = said_ms.saturating_add(ROOM_FORGET_MS) < now.now_ms;
             if room.records == 0 && silent && !draft.touches(key) {
                 draft.forget(batch, key);
             }
@@ -119,13 +128,13 @@ struct Bound {
 }
 
 impl Bound {
-    fn new(retention: &Retention, now_ms: Option<u64>) -> Self {
+    fn new(retention: &Retention, now: Option<Age<'_>>) -> Self {
         let or_none = |max: u64| if max == 0 { u64::MAX } else { max };
         let age_ms = or_none(retention.age_s).saturating_mul(1000);
         Self {
             records_max: or_none(retention.count),
             bytes_max: or_none(retention.bytes),
-            before_ms: now_ms.map_or(0, |now_ms| now_ms.saturating_sub(age_ms)),
+            before_ms: now.map_or(0, |now| now.now_ms.saturating_sub(age_ms)),
         }
     }
 
@@ -139,6 +148,7 @@ struct Step<'a> {
     book: &'a Book,
     draft: &'a mut Draft,
     batch: &'a mut Batch,
+    now: Option<Age<'a>>,
     /// Records that may still go.
     left: usize,
 }
@@ -158,7 +168,8 @@ impl Step<'_> {
         };
         let mut gone = 0;
         while let Some(line) = lines.get(gone).filter(|_| self.left > 0) {
-            if !bound.over(&shelf) && line.time_ms >= bound.before_ms {
+            let said_ms = self.now.map_or(0, |now| now.dating.correct(line.time_ms));
+            if !bound.over(&shelf) && said_ms >= bound.before_ms {
                 break;
             }
             self.batch.delete(&keys::record_name(line.room, line.at));

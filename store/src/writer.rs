@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
 use barrage_router::RoomKey;
@@ -15,13 +15,15 @@ use smallvec::SmallVec;
 use crate::answers::Answers;
 use crate::book::{Book, Draft};
 use crate::client::Done;
+use crate::clock::{Dating, UnixClock};
 use crate::dir::Dir;
 use crate::engine::{Engine, Sync};
 use crate::error::{Error, Fault};
+use crate::keys;
 use crate::limits::{BATCH_BYTES_MAX, BATCH_COMMANDS_MAX, TICK, WRITTEN_MAX};
 use crate::reader::{Job, Question, Written};
 use crate::record::{From, Load, Position, Record, Retention};
-use crate::retention::Retire;
+use crate::retention::{Age, Retire};
 use crate::stats::{Shared, State};
 use crate::witness::{WITNESS_FILE, Witness};
 
@@ -47,6 +49,8 @@ pub(crate) enum Command {
         load: Load,
     },
     Retention(Vec<(u16, Retention)>),
+    /// By how much the system's clock is ahead.
+    ClockAhead(u64),
     /// Ends the writer; the answer says whether everything is on disk.
     Close(Sender<Result<(), Error>>),
 }
@@ -66,6 +70,10 @@ pub(crate) struct Writer {
     pub(crate) reader: JoinHandle<()>,
     pub(crate) answers: Answers,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) clock: UnixClock,
+    pub(crate) dating: Dating,
+    /// What the disk has of it.
+    pub(crate) dating_stored: Option<Dating>,
     /// While it fails: when to try again, and what must not be forgotten until then.
     pub(crate) outage: Option<Outage>,
     /// When old records were looked for last.
@@ -120,6 +128,7 @@ impl Writer {
             }
             self.answers.wake();
             if self.outage.is_none() {
+                self.date();
                 self.sweep();
             }
             if let Some(close) = close {
@@ -137,6 +146,7 @@ impl Writer {
         while let Some(command) = next {
             match command {
                 Command::Retention(bounds) => self.retire.set(bounds),
+                Command::ClockAhead(ms) => self.dating.ahead_ms = ms,
                 Command::Close(close) => return (commands, Some(close)),
                 Command::Append { client, ref record, .. } => {
                     self.queued[client].fetch_sub(1, Relaxed);
@@ -185,7 +195,7 @@ impl Writer {
                     work.notes.push((name, value, token.is_some()));
                 }
                 Command::Load { client, token, load } => work.loads.push((client, token, load)),
-                Command::Retention(_) | Command::Close(_) => {}
+                Command::Retention(_) | Command::ClockAhead(_) | Command::Close(_) => {}
             }
         }
         if !batch.is_empty() {
@@ -203,13 +213,33 @@ impl Writer {
         work.loads.drain(..).for_each(|(client, token, load)| self.ask(client, token, load));
     }
 
+    /// Writes down what is to be remembered of the clock, when it is another than what is there.
+    fn date(&mut self) {
+        let Some(engine) = &self.engine else { return };
+        if self.dating_stored.as_ref() == Some(&self.dating) {
+            return;
+        }
+        let (mut draft, mut batch) = (self.book.draft(), engine.batch());
+        batch.put(&keys::CLOCKS, &self.dating.encode());
+        draft.seal(&mut batch);
+        match engine.commit(batch, Sync::Now) {
+            Ok(_) => {
+                self.book.apply(draft);
+                self.dating_stored = Some(self.dating.clone());
+                self.bear_witness();
+            }
+            Err(fault) => self.begin_outage(&fault, Some(draft), &mut Work::default()),
+        }
+    }
+
     /// Takes away what is over its bounds. It is a commit of its own: those who wait for the last
     /// one have been told, and it need not be synced.
     fn sweep(&mut self) {
         let Some(engine) = &self.engine else { return };
         let (mut draft, mut batch) = (self.book.draft(), engine.batch());
-        let now_ms = (self.aged.elapsed() >= TICK).then(unix_ms);
-        let all = self.retire.step(engine, &self.book, &mut draft, &mut batch, now_ms);
+        let now_ms = (self.aged.elapsed() >= TICK).then(|| self.clock.now_ms());
+        let now = now_ms.map(|now_ms| Age { now_ms, dating: &self.dating });
+        let all = self.retire.step(engine, &self.book, &mut draft, &mut batch, now);
         if all && now_ms.is_some() {
             self.aged = Instant::now();
         }
@@ -342,11 +372,6 @@ impl Work {
             None => self.untold += 1,
         }
     }
-}
-
-pub(crate) fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
 }
 
 impl Outage {

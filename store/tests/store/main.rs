@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 mod cache;
+mod clocks;
 mod damage;
 mod disk_full;
 mod kill;

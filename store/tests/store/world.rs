@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use barrage_router::{AppId, Class, RoomId, RoomKey};
 use barrage_store::{
-    Client, Done, Error, Found, From, Keeper, Load, Options, Page, Position, Record, Stats, open,
+    Client, Done, Error, Found, From, Keeper, Load, Options, Page, Position, Record, Stats,
+    UnixClock, open,
 };
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -46,8 +47,16 @@ pub struct Store {
 pub fn options(dir: &Path) -> Options {
     let (retention, cache_bytes) = (Vec::new(), 1 << 20);
     let dir = dir.to_owned();
-    let accept_lost = false;
-    Options { dir, shards: 1, queue_max: 4096, retention, cache_bytes, accept_lost }
+    Options {
+        dir,
+        shards: 1,
+        queue_max: 4096,
+        retention,
+        cache_bytes,
+        clock: UnixClock::start(),
+        redate: |_, _, _, _| None,
+        accept_lost: false,
+    }
 }
 
 impl Store {

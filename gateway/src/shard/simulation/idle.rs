@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use barrage_router::{AppId, ROOM_IDLE_MS, RoomId, RoomKey};
-use barrage_store::{Keeper, Options, Wake};
+use barrage_store::{Keeper, Options, UnixClock, Wake};
 
 use super::client::Client;
 use super::model::Target;
@@ -41,6 +41,8 @@ fn store_in(world: &mut World, dir: &Dir) -> Keeper {
         queue_max: crate::limits::HISTORY_QUEUE_MAX,
         retention: Vec::new(),
         cache_bytes: 1 << 20,
+        clock: UnixClock::start(),
+        redate: crate::note::redate,
         accept_lost: false,
     };
     let wake: Wake = Box::new(|| {});
