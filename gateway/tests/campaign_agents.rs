@@ -93,7 +93,12 @@ fn assert_sound(outcome: &Outcome) {
     let is_sound = match outcome.exit {
         Exit::Pass => true,
         Exit::Invalid => reasons.iter().all(about_clocks),
-        Exit::Missed | Exit::Usage | Exit::Faulty | Exit::Regression | Exit::TargetLost => false,
+        Exit::Missed
+        | Exit::Usage
+        | Exit::Faulty
+        | Exit::Regression
+        | Exit::TargetLost
+        | Exit::DoesNotFit => false,
     };
     assert!(is_sound, "{:?} {:#} {}", outcome.exit, outcome.told, outcome.error);
 }
