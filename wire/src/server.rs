@@ -183,7 +183,7 @@ messages! {
             alias: u32,
             /// The epoch now.
             epoch: u64,
-            /// The oldest message that there is.
+            /// From this message of the epoch on nothing is missing, in memory or for `History`.
             oldest: u64,
             /// Messages after this one follow.
             head: u64,

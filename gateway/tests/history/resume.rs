@@ -3,9 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use barrage_wire::server::Code;
+
 use crate::common::client::Room;
 use crate::common::{Client, Gateway, Receiver, SOON, Said, TempDir, Upstream, Via};
-use crate::{Brief, OLDEST, Reader, cursor, on_one_and_two, say_numbers};
+use crate::{Brief, OLDEST, Reader, cursor, on_one_and_two, say_numbers, stored};
 
 const ROOM: u64 = 7;
 
@@ -149,4 +151,23 @@ fn who_has_missed_too_much_is_reset_and_pages() {
     assert_eq!(seqs, (11..=HEAD).collect::<Vec<_>>());
     let mut client = gateway.client(Via::Tcp, 3);
     check_resume(&mut client, &room, HEAD - 16_384, |joined| joined.head);
+}
+
+#[test]
+fn who_has_missed_too_many_bytes_is_told_that_none_are_lost() {
+    let data = TempDir::new("bytes");
+    let gateway = Gateway::start_in(&data, "0-1", &[]);
+    let mut upstream = gateway.upstream();
+    let room = gateway.client(Via::Tcp, 1).join(ROOM);
+    for seq in 1..=300 {
+        let (head, payload) = (stored(&mut upstream), vec![seq as u8; 16_000]);
+        assert_eq!(upstream.publish_to_room(head, ROOM, &payload), (Code::Ok, seq));
+    }
+    let mut brief = Brief::default();
+    brief.epoch(room.epoch);
+    let mut client = gateway.client(Via::Tcp, 2);
+    client.ask_to_join(cursor(ROOM, room.epoch, 10));
+    brief.check(&mut client, &["joined a at 300", "reset to a from 1 at 300"]);
+    let (page, _) = client.walk(ROOM, crate::Ask { epoch: room.epoch, from: 11, ..OLDEST });
+    assert!(page.iter().map(|past| past.seq).eq(11..=300));
 }
