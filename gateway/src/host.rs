@@ -6,17 +6,14 @@
 //! out of the way here, and one of our own bounds any park. Other tasks of the executor get their
 //! turn at least once in `TURN_MAX` while the shard is busy, and once a tick while it sleeps.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use barrage_sys::{KernelRing, Waker};
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use barrage_sys::KernelRing;
 use glommio::{LocalExecutorBuilder, Placement};
 
+use crate::asks::{Ask, Asks};
 use crate::limits::DRAIN_MAX;
-use crate::metrics::Metrics;
-use crate::policy_file::Rules;
 use crate::shard::{Next, Shard};
 
 /// Memory for glommio's own ring; its files are cold.
@@ -34,43 +31,9 @@ const ASK_STEPS: u32 = 64;
 /// The least time between two warnings of one shard.
 const WARN_EVERY: Duration = Duration::from_secs(5);
 
-/// What the control thread can ask of a shard.
-pub enum Ask {
-    /// Its numbers.
-    Metrics(Sender<Metrics>),
-    /// To go by other rules.
-    Rules(Arc<Rules>),
-    /// To say goodbye to everybody, and to end.
-    Drain,
-}
-
-/// How the control thread reaches a shard.
-#[derive(Clone)]
-pub struct Handle {
-    /// The core.
-    pub core: usize,
-    asks: Sender<Ask>,
-    waker: Waker,
-}
-
-impl Handle {
-    /// A handle of the shard on `core`, and the other end of it.
-    pub fn new(core: usize, waker: Waker) -> (Self, Receiver<Ask>) {
-        let (asks, receiver) = crossbeam_channel::bounded(16);
-        (Self { core, asks, waker }, receiver)
-    }
-
-    /// Asks. Refused when the shard has ended, or when too many have asked and it has not looked yet.
-    pub fn ask(&self, ask: Ask) -> Result<(), TrySendError<Ask>> {
-        let asked = self.asks.try_send(ask);
-        self.waker.signal();
-        asked
-    }
-}
-
 /// Runs shards on threads of their own, each pinned to its core, until they are drained.
 /// `epoch` is where the gateway's clock starts, the same for all shards.
-pub fn spawn<F>(core: usize, epoch: Instant, asks: Receiver<Ask>, make: F) -> Result<Running>
+pub fn spawn<F>(core: usize, epoch: Instant, asks: Asks, make: F) -> Result<Running>
 where
     F: FnOnce() -> Result<Shard<KernelRing>> + Send + 'static,
 {
@@ -90,7 +53,7 @@ where
                             glommio::timer::sleep(PARK_MAX).await;
                         }
                     });
-                    Host { shard, epoch, asks, drain_until: None, warned: None }.run().await;
+                    Host { asks, shard, epoch, drain_until: None, warned: None }.run().await;
                     bound.cancel().await;
                 }
                 Err(error) => {
@@ -114,9 +77,10 @@ impl Running {
 }
 
 struct Host {
+    /// Goes first: a shard that only frees its memory is not stuck.
+    asks: Asks,
     shard: Shard<KernelRing>,
     epoch: Instant,
-    asks: Receiver<Ask>,
     drain_until: Option<Instant>,
     warned: Option<Instant>,
 }
@@ -131,7 +95,7 @@ impl Host {
                 self.shard.step(now.saturating_duration_since(self.epoch).as_micros() as u64);
             steps = steps.wrapping_add(1);
             if next != Next::Again || steps.is_multiple_of(ASK_STEPS) {
-                self.answer();
+                self.answer(now);
             }
             if let Some(trouble) = self.shard.take_trouble() {
                 self.warn(now, &trouble);
@@ -158,19 +122,20 @@ impl Host {
         }
     }
 
-    fn answer(&mut self) {
-        while let Ok(ask) = self.asks.try_recv() {
+    fn answer(&mut self, now: Instant) {
+        self.asks.turn(now);
+        while let Some(ask) = self.asks.next() {
             match ask {
                 Ask::Metrics(to) => {
                     let mut metrics = self.shard.metrics();
                     metrics.rings = self.shard.rings() as u64;
                     // Who has asked may have stopped waiting.
-                    let _ = to.try_send(metrics);
+                    let _ = to.send(metrics);
                 }
                 Ask::Rules(rules) => self.shard.set_rules(rules),
                 Ask::Drain => {
                     self.shard.drain();
-                    self.drain_until.get_or_insert_with(|| Instant::now() + DRAIN_MAX);
+                    self.drain_until.get_or_insert(now + DRAIN_MAX);
                 }
             }
         }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![allow(missing_docs, reason = "a program's parts, not a library for others")]
 
+mod asks;
 pub mod auth;
 mod clock;
 pub mod config;

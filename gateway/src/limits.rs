@@ -117,6 +117,13 @@ pub const LINGER_MAX: Duration = Duration::from_secs(2);
 pub const DRAIN_WALKS_MAX: Duration = Duration::from_secs(3);
 /// How long a drain may take before what is left is cut.
 pub const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// A shard that has not turned for this long is stuck: its work is done in pieces of a millisecond or
+/// two.
+pub const TURN_LATE_MIN: Duration = Duration::from_secs(2);
+/// How long the gateway, when it is told to end, waits for a shard that is stuck.
+pub const STUCK_END_MAX: Duration = DRAIN_MAX.saturating_add(TURN_LATE_MIN);
+/// Questions for its numbers that wait for one shard; who asks more gets the others' only.
+pub const LOOKS_MAX: usize = 16;
 
 /// Bytes that may wait for one client outside of room logs.
 pub const CLIENT_OUTBOX_BYTES_MAX: usize = 256 * 1024;

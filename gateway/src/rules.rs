@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crossbeam_channel::TrySendError;
-
-use crate::host::{Ask, Handle};
+use crate::asks::Handle;
 use crate::policy_file::{self, PolicyError, Rules};
 
 /// See the module.
@@ -54,14 +52,7 @@ impl RulesInForce {
         match policy_file::load(path) {
             Ok(rules) => {
                 let rules = Arc::new(rules);
-                for shard in shards {
-                    // A shard that has ended needs no rules; one that is asked a lot looks soon.
-                    let mut ask = Ask::Rules(Arc::clone(&rules));
-                    while let Err(TrySendError::Full(again)) = shard.ask(ask) {
-                        ask = again;
-                        std::thread::yield_now();
-                    }
-                }
+                shards.iter().for_each(|shard| shard.set_rules(&rules));
                 let mut state = self.state();
                 state.rules = Arc::clone(&rules);
                 state.reloads += 1;

@@ -9,19 +9,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use barrage_sys::{KernelRing, Listener, Waker};
 
+use crate::asks::Handle;
 use crate::auth::Auth;
 use crate::clock::StepWatch;
 use crate::config::{Config, UpstreamAddr};
 use crate::conn::Role;
 use crate::control::{Heard, Plane};
-use crate::host::{self, Handle};
 use crate::limits::{HISTORY, ring_config};
 use crate::policy_file::Rules;
 use crate::room_log::Transport;
 use crate::rules::RulesInForce;
 use crate::shard::{Shard, ShardConfig};
 use crate::stored::Stored;
-use crate::{control, mail, startup, stored};
+use crate::{control, host, mail, startup, stored};
 
 /// How often the control thread looks whether it was told to end.
 const SIGNAL_CHECK: Duration = Duration::from_millis(20);
@@ -80,7 +80,6 @@ pub fn run(config: &Config, signals: Signals, ready: impl FnOnce()) -> Result<()
     );
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(4)
         .build()
         .context("the control thread's runtime")?;
     ready();

@@ -12,20 +12,23 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use barrage_store::{Keeper, State, Stats, UnixClock};
-use crossbeam_channel::TrySendError;
 use tokio::net::TcpListener;
 
+use crate::asks::Handle;
 use crate::clock::StepWatch;
-use crate::host::{Ask, Handle};
+use crate::limits::{STUCK_END_MAX, TURN_LATE_MIN};
 use crate::metrics::{self, Metrics};
 use crate::rules::{NotReloaded, RulesInForce};
 use crate::stored;
 
-/// How long a shard may take to answer; a step takes a millisecond or two.
-const ANSWER_MAX: Duration = Duration::from_secs(2);
+#[cfg(test)]
+mod tests;
 
-/// How soon a shard that has too many asks is asked again.
-const ASK_AGAIN: Duration = Duration::from_millis(1);
+/// How long a shard may take to answer; one that does not even turn is not asked.
+const ANSWER_MAX: Duration = TURN_LATE_MIN;
+
+/// How often it is looked whether the end waits for a shard that is stuck.
+const STUCK_CHECK: Duration = Duration::from_millis(100);
 
 /// What pages are made of.
 #[derive(Clone)]
@@ -100,33 +103,48 @@ pub async fn run(
             let _ = pages.plane.reload(&pages.shards);
         }
         pages.draining.store(true, Ordering::Relaxed);
-        for shard in pages.shards.iter() {
-            // A shard that is asked a lot looks soon; one that has ended need not be told.
-            while let Err(TrySendError::Full(_)) = shard.ask(Ask::Drain) {
-                tokio::time::sleep(ASK_AGAIN).await;
-            }
+        pages.shards.iter().for_each(Handle::drain);
+        tokio::select! {
+            () = ended => Ok(()),
+            error = stuck_at_the_end(&pages.shards) => Err(error),
         }
-        ended.await;
     };
     tokio::select! {
         served = async { axum::serve(listener, router).await } => served.context("serving HTTP"),
-        () = shards_end => Ok(()),
+        result = shards_end => result,
     }
+}
+
+/// Waits for as long as a drain may take, and then until a shard is found that does not turn.
+async fn stuck_at_the_end(shards: &[Handle]) -> anyhow::Error {
+    tokio::time::sleep(STUCK_END_MAX).await;
+    loop {
+        if let Some(text) = stuck(shards) {
+            return anyhow::anyhow!("{text}: this is the end without it");
+        }
+        tokio::time::sleep(STUCK_CHECK).await;
+    }
+}
+
+/// Which shards do not turn, in words.
+fn stuck(shards: &[Handle]) -> Option<String> {
+    let all = shards.iter().filter_map(|shard| {
+        let seconds = shard.stuck_for()?.as_secs();
+        Some(format!("core {} has not turned for {seconds} s", shard.core))
+    });
+    let all: Vec<String> = all.collect();
+    (!all.is_empty()).then(|| all.join("; "))
 }
 
 async fn healthz(Given(pages): Given<Pages>) -> impl IntoResponse {
     if pages.draining.load(Ordering::Relaxed) {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
     }
-    let asked = pages.shards.len();
-    let answered = ask_all(&pages.shards).await.len();
-    if answered == asked {
-        let stats = pages.plane.history.as_ref().map(Keeper::stats);
-        (StatusCode::OK, stats.map_or_else(|| "ok\n".to_owned(), |stats| history_health(&stats)))
-    } else {
-        let text = format!("{} of {asked} shards do not answer\n", asked - answered);
-        (StatusCode::SERVICE_UNAVAILABLE, text)
+    if let Some(text) = stuck(&pages.shards) {
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("{text}\n"));
     }
+    let stats = pages.plane.history.as_ref().map(Keeper::stats);
+    (StatusCode::OK, stats.map_or_else(|| "ok\n".to_owned(), |stats| history_health(&stats)))
 }
 
 /// It serves all the same: what is refused is what would have to be stored.
@@ -185,19 +203,16 @@ async fn reload_policy(Given(pages): Given<Pages>) -> impl IntoResponse {
 
 /// The numbers of all shards that answer in time.
 async fn ask_all(shards: &[Handle]) -> Vec<(usize, Metrics)> {
-    let mut answers = Vec::new();
-    for shard in shards {
-        let (to, answer) = crossbeam_channel::bounded(1);
-        if shard.ask(Ask::Metrics(to)).is_ok() {
-            answers.push((shard.core, answer));
+    let turning = shards.iter().filter(|shard| shard.stuck_for().is_none());
+    // All are asked before one is waited for.
+    let answers: Vec<_> =
+        turning.filter_map(|shard| shard.look().map(|answer| (shard.core, answer))).collect();
+    let until = tokio::time::Instant::now() + ANSWER_MAX;
+    let mut all = Vec::new();
+    for (core, answer) in answers {
+        if let Ok(Ok(metrics)) = tokio::time::timeout_at(until, answer).await {
+            all.push((core, metrics));
         }
     }
-    let wait = tokio::task::spawn_blocking(move || {
-        let until = std::time::Instant::now() + ANSWER_MAX;
-        let received = answers.into_iter().filter_map(|(core, answer)| {
-            answer.recv_deadline(until).ok().map(|metrics| (core, metrics))
-        });
-        received.collect()
-    });
-    wait.await.unwrap_or_default()
+    all
 }
