@@ -396,6 +396,10 @@ impl Ring for FakeRing {
         self.accepting = false;
     }
 
+    fn is_accepting(&self) -> bool {
+        self.accepting || self.open.iter().any(|&at| self.links[at].state == State::New)
+    }
+
     fn submit(&mut self) {
         for &at in &self.open {
             if let Some(sending) = &mut self.links[at].sending {

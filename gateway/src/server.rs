@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -73,6 +74,7 @@ pub fn run(config: &Config, signals: Signals, ready: impl FnOnce()) -> Result<()
         })?);
         handles.push(handle);
     }
+    let unix_path = listeners.into_path();
     tracing::info!(
         "kernel: Linux {} has what is needed of io_uring: {}",
         barrage_sys::kernel_release(),
@@ -90,6 +92,11 @@ pub fn run(config: &Config, signals: Signals, ready: impl FnOnce()) -> Result<()
         watching.look_at_clock(clock, &mut watch);
         if signals.stop.load(Ordering::Relaxed) {
             tracing::info!("draining: clients are told, and what is queued is flushed");
+            if let Some(path) = &unix_path {
+                // Before the listener goes: the next gateway may put its own there. A file that
+                // somebody else has removed is gone as well.
+                let _ = std::fs::remove_file(path);
+            }
             return Heard::Stop;
         }
         if signals.reload.swap(false, Ordering::Relaxed) {
@@ -116,7 +123,6 @@ pub fn run(config: &Config, signals: Signals, ready: impl FnOnce()) -> Result<()
             tracing::error!("{error}: the next start begins another epoch in every room");
         }
     }
-    listeners.remove_files();
     tracing::info!("ended");
     Ok(())
 }
@@ -148,7 +154,7 @@ fn shard_config(
 
 /// The listeners of the first shard; TCP ones of the others are bound beside them.
 struct Listeners {
-    upstream_unix: Option<(Listener, std::path::PathBuf)>,
+    upstream_unix: Option<(Listener, PathBuf)>,
 }
 
 impl Listeners {
@@ -185,11 +191,9 @@ impl Listeners {
         ])
     }
 
-    fn remove_files(&self) {
-        if let Some((_, path)) = &self.upstream_unix {
-            // A file that somebody else has removed is gone as well.
-            let _ = std::fs::remove_file(path);
-        }
+    /// The path that services come by; the shards listen on it from here on.
+    fn into_path(self) -> Option<PathBuf> {
+        self.upstream_unix.map(|(_, path)| path)
     }
 }
 

@@ -9,10 +9,9 @@ use barrage_wire::UpstreamFrame;
 use barrage_wire::codec::Tail;
 use barrage_wire::server::{CloseReason, Code};
 
-use common::client::hello;
 use common::gateway::{free_addresses, free_path, run};
 use common::{
-    APP, CHAT, Client, Gateway, Receiver, SOON, Said, Socket, Told, Via, on_one_and_two_shards,
+    CHAT, Client, Gateway, Receiver, SOON, Said, Socket, Told, Upstream, Via, on_one_and_two_shards,
 };
 
 /// How long a drain may take at most.
@@ -106,23 +105,71 @@ fn a_drain_ends_even_when_peers_do_not_go() {
     assert!(status.success(), "{status}");
 }
 
+/// More than are accepted at a time: these wait in the kernel when the signal comes.
+const WAITING: usize = 200;
+
+#[test]
+fn whoever_waits_to_be_accepted_when_a_drain_begins_is_told_so() {
+    for (cores, unix) in [("0", false), ("0-1", true)] {
+        let mut gateway =
+            if unix { Gateway::start_with_unix(cores) } else { Gateway::start(cores, &[]) };
+        gateway.set_stopped(true);
+        let mut clients: Vec<_> =
+            (0..WAITING).map(|_| Client::connect(gateway.tcp, Via::Tcp)).collect();
+        let mut shaking: Vec<_> = (0..WAITING).map(|_| Socket::tcp(gateway.ws)).collect();
+        let mut services: Vec<_> =
+            (0..WAITING).map(|_| Upstream::on(gateway.upstream_socket())).collect();
+        gateway.terminate();
+        gateway.set_stopped(false);
+        for (n, client) in clients.iter_mut().enumerate() {
+            assert_eq!(client.hear_close().0, CloseReason::Draining, "client {n}");
+        }
+        for (n, service) in services.iter_mut().enumerate() {
+            assert_eq!(service.hear_close().0, CloseReason::Draining, "service {n}");
+        }
+        for (n, socket) in shaking.iter_mut().enumerate() {
+            let answer = socket.read_to_end(Instant::now() + SOON);
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(answer.starts_with("HTTP/1.1 503 "), "handshake {n}: {answer:?}");
+        }
+        drop((clients, shaking, services));
+        assert!(gateway.wait(Instant::now() + DRAIN_MAX).success());
+    }
+}
+
+/// Whoever comes later is refused by the kernel, and tries elsewhere at once.
 #[test]
 fn nobody_is_taken_in_while_a_gateway_drains() {
-    let mut gateway = Gateway::start("0", &[]);
-    let mut client = gateway.client(Via::Tcp, 1);
-    gateway.terminate();
-    assert_eq!(client.hear_close().0, CloseReason::Draining);
-    // Whoever comes now is refused by the kernel, cut off, or told.
-    if let Ok(stream) = std::net::TcpStream::connect_timeout(&gateway.tcp, SOON) {
-        let mut late = Client::on(Socket::Tcp(stream), Via::Tcp);
-        let bytes = late.framed(&hello(1, APP, "open:2", &[]));
-        let _ = late.socket.try_write(&bytes);
+    for (cores, unix) in [("0", false), ("0-1", true)] {
+        let mut gateway =
+            if unix { Gateway::start_with_unix(cores) } else { Gateway::start(cores, &[]) };
+        // It reads nothing of what waits for it, so the gateway does not end at once.
+        let mut deaf = Client::on(Socket::tcp_narrow(gateway.tcp), Via::Tcp);
+        deaf.hello(1, &[]);
+        deaf.join(7);
+        let mut service = gateway.upstream();
+        for _ in 0..300 {
+            assert_eq!(service.say_to_room(7, &[0; 16_000]).0, Code::Ok);
+        }
+        gateway.terminate();
         let until = Instant::now() + SOON;
-        let said: Vec<_> = std::iter::from_fn(|| late.hear_until(until)).collect();
-        assert!(!said.iter().any(|said| matches!(said, Said::Welcome { .. })), "{said:?}");
+        while gateway.page("/healthz") != Some((503, "draining\n".to_owned())) {
+            assert!(Instant::now() < until, "the signal is not heard");
+        }
+        let mut addresses = vec![gateway.tcp, gateway.ws];
+        addresses.extend(gateway.upstream_unix.is_none().then_some(gateway.upstream));
+        for address in addresses {
+            while std::net::TcpStream::connect_timeout(&address, SOON).is_ok() {
+                assert!(Instant::now() < until, "{address} still listens");
+            }
+        }
+        if let Some(path) = &gateway.upstream_unix {
+            assert!(std::os::unix::net::UnixStream::connect(path).is_err());
+        }
+        gateway.assert_alive();
+        drop((deaf, service));
+        assert!(gateway.wait(Instant::now() + DRAIN_MAX).success());
     }
-    drop(client);
-    assert!(gateway.wait(Instant::now() + DRAIN_MAX).success());
 }
 
 #[test]
@@ -309,7 +356,7 @@ fn a_connection_too_many_is_told_so_and_takes_nothing_from_the_others() {
     for _ in 0..20 {
         let mut refused = Client::connect(gateway.tcp, Via::Tcp);
         assert_eq!(refused.hear_close().0, CloseReason::Full);
-        let mut refused = common::Upstream::on(gateway.upstream_socket());
+        let mut refused = Upstream::on(gateway.upstream_socket());
         let told = refused.hear();
         assert!(matches!(told, Told::Close { reason: CloseReason::Full, .. }), "{told:?}");
     }

@@ -21,6 +21,9 @@ use crate::wake::Waker;
 /// Connections that may wait to be accepted, per listener; the kernel caps it at `somaxconn`.
 const BACKLOG: i32 = 65_535;
 
+/// Ticks for which whoever waits to be accepted is still taken when a ring stops accepting.
+const LAST_ACCEPTS_TICKS_MAX: u32 = 10;
+
 /// How big rings are, and how many connections all of them may hold together.
 #[derive(Clone, Copy, Debug)]
 pub struct RingConfig {
@@ -98,6 +101,13 @@ impl Listener {
         Ok(Self { socket: self.socket.try_clone()? })
     }
 
+    /// Whether somebody has connected and was not accepted.
+    fn has_waiting(&self) -> bool {
+        let ready =
+            poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&Timespec::default()));
+        matches!(ready, Ok(1..))
+    }
+
     /// Where it listens; none for a path.
     pub fn address(&self) -> Option<SocketAddr> {
         socket2::SockRef::from(&self.socket).local_addr().ok()?.as_socket()
@@ -107,10 +117,12 @@ impl Listener {
 /// A shard's data rings.
 pub struct KernelRing {
     rings: Vec<DataRing>,
-    listeners: Vec<Listener>,
+    /// None: it was closed.
+    listeners: Vec<Option<Listener>>,
     /// Accepts in flight, per listener.
     armed: Vec<usize>,
-    accepting: bool,
+    /// Ticks left to listeners that are closed as soon as nobody waits; none while they stay.
+    stopping: Option<u32>,
     config: RingConfig,
     waker: Waker,
     opening_failed: bool,
@@ -128,7 +140,7 @@ impl KernelRing {
             rings: vec![first],
             listeners: Vec::new(),
             armed: Vec::new(),
-            accepting: true,
+            stopping: None,
             config,
             waker,
             opening_failed: false,
@@ -139,7 +151,7 @@ impl KernelRing {
 
     /// Takes connections from `listener`, and returns the number that `Accepted` gives it.
     pub fn listen(&mut self, listener: Listener) -> usize {
-        self.listeners.push(listener);
+        self.listeners.push(Some(listener));
         self.armed.push(0);
         self.arm_accepts();
         self.listeners.len() - 1
@@ -205,15 +217,30 @@ impl KernelRing {
     }
 
     fn arm_accepts(&mut self) {
-        if !self.accepting {
-            return;
-        }
         for listener in 0..self.listeners.len() {
-            let fd = self.listeners[listener].socket.as_raw_fd();
+            let Some(fd) = self.listeners[listener].as_ref().map(|open| open.socket.as_raw_fd())
+            else {
+                continue;
+            };
             while self.armed[listener] < ACCEPTS_IN_FLIGHT {
                 let Some(ring) = self.ring_with_room() else { return };
                 self.rings[ring].accept(listener, fd);
                 self.armed[listener] += 1;
+            }
+        }
+    }
+
+    /// Closes listeners on which nobody waits, or all when their time is over.
+    fn close_listeners(&mut self) {
+        let Some(ticks_left) = self.stopping else { return };
+        for listener in &mut self.listeners {
+            let Some(open) = listener.take_if(|open| ticks_left == 0 || !open.has_waiting()) else {
+                continue;
+            };
+            // Accepts in flight hold the socket open, so they go first.
+            for ring in &mut self.rings {
+                ring.stop_accepting(open.socket.as_raw_fd());
+                ring.submit();
             }
         }
     }
@@ -273,12 +300,12 @@ impl Ring for KernelRing {
     }
 
     fn stop_accepting(&mut self) {
-        self.accepting = false;
-        for ring in &mut self.rings {
-            for listener in &self.listeners {
-                ring.stop_accepting(listener.socket.as_raw_fd());
-            }
-        }
+        self.stopping.get_or_insert(LAST_ACCEPTS_TICKS_MAX);
+        self.close_listeners();
+    }
+
+    fn is_accepting(&self) -> bool {
+        self.listeners.iter().any(Option::is_some) || self.armed.iter().any(|&armed| armed > 0)
     }
 
     fn submit(&mut self) {
@@ -305,12 +332,13 @@ impl Ring for KernelRing {
                 self.armed[listener] -= 1;
                 // What has failed is not tried again before the next tick.
                 ended |= result >= 0;
-                if result < 0 && self.accepting {
+                if result < 0 && self.stopping.is_none() {
                     let error = io::Error::from_raw_os_error(-result);
                     self.trouble = Some(format!("a connection could not be accepted: {error}"));
                 }
             }
         }
+        self.close_listeners();
         if ended {
             self.arm_accepts();
         }
@@ -319,6 +347,8 @@ impl Ring for KernelRing {
 
     fn tick(&mut self) {
         self.opening_failed = false;
+        self.stopping = self.stopping.map(|ticks| ticks.saturating_sub(1));
+        self.close_listeners();
         self.arm_accepts();
     }
 }

@@ -99,8 +99,10 @@ pub trait Ring {
     fn finish(&mut self, conn: ConnId);
     /// Ends the connection and whatever is in flight on it.
     fn close(&mut self, conn: ConnId);
-    /// Takes no new connections from now on.
+    /// Takes whoever has connected already, and closes the listeners: others are refused at once.
     fn stop_accepting(&mut self);
+    /// Whether `Accepted` may still be told.
+    fn is_accepting(&self) -> bool;
     /// Hands the queued requests to the kernel, which does at once whatever it can.
     fn submit(&mut self);
     /// Keeps what peers say to itself from now on, or tells it again. Nothing is lost: when the

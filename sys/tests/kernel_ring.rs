@@ -222,3 +222,43 @@ fn a_path_that_is_not_a_socket_is_left_alone() {
     assert!(Listener::unix(&path).is_ok(), "a socket that nobody listens on is replaced");
     std::fs::remove_file(&path).expect("removed");
 }
+
+#[test]
+fn whoever_has_connected_is_accepted_before_a_listener_goes_and_nobody_after() {
+    // More than accepts in flight.
+    const WAITING: usize = 200;
+    let (mut ring, address) = ring(RingConfig { slots: 512, ..CONFIG });
+    let clients: Vec<_> =
+        (0..WAITING).map(|_| TcpStream::connect(address).expect("a connection")).collect();
+    assert!(ring.is_accepting());
+    ring.stop_accepting();
+    let mut accepted = 0;
+    while ring.is_accepting() {
+        ring.submit();
+        ring.reap(&mut |event| accepted += usize::from(matches!(event, Event::Accepted { .. })));
+    }
+    assert_eq!(accepted, clients.len());
+    let error = TcpStream::connect(address).expect_err("nobody listens");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn a_listener_goes_in_time_whoever_waits() {
+    // There is no place for all of them, so some wait for ever.
+    let (mut ring, address) = ring(RingConfig { slots: 8, connections: 8, ..CONFIG });
+    let clients: Vec<_> =
+        (0..100).map(|_| TcpStream::connect(address).expect("a connection")).collect();
+    ring.stop_accepting();
+    let mut ticks = 0;
+    while ring.is_accepting() {
+        ring.submit();
+        ring.reap(&mut |_| ());
+        ring.tick();
+        ticks += 1;
+        assert!(ticks < 1000, "it listens for ever");
+    }
+    assert!((ring.connections() as usize) < clients.len());
+    let error = TcpStream::connect(address).expect_err("nobody listens");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+    drop(clients);
+}

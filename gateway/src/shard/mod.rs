@@ -115,7 +115,7 @@ impl<R: Ring> Shard<R> {
         ticked
     }
 
-    /// Takes no new connections and says goodbye to those that are there.
+    /// Listens no more, and says goodbye to those that are there and those that wait to be accepted.
     pub fn drain(&mut self) {
         if !self.stopped_accepting {
             self.stopped_accepting = true;
@@ -126,7 +126,8 @@ impl<R: Ring> Shard<R> {
 
     /// Whether a drain has nothing left to do.
     pub fn is_drained(&self) -> bool {
-        self.core.is_over() && self.core.is_empty() && self.core.post.is_empty()
+        let is_empty = self.core.is_empty() && !self.ring.is_accepting();
+        self.core.is_over() && is_empty && self.core.post.is_empty()
     }
 
     /// Other rules come into force: nothing is dropped for it.

@@ -166,6 +166,12 @@ impl Gateway {
         kill_process(pid, Signal::TERM).expect("the gateway runs");
     }
 
+    /// Stops the whole process where it is, or lets it go on.
+    pub fn set_stopped(&self, stopped: bool) {
+        let signal = if stopped { Signal::STOP } else { Signal::CONT };
+        kill_process(Pid::from_child(&self.child), signal).expect("the gateway runs");
+    }
+
     /// Kills it with SIGKILL.
     pub fn kill(mut self) {
         self.kill_now();
