@@ -125,6 +125,13 @@ pub const STUCK_END_MAX: Duration = DRAIN_MAX.saturating_add(TURN_LATE_MIN);
 /// Questions for its numbers that wait for one shard; who asks more gets the others' only.
 pub const LOOKS_MAX: usize = 16;
 
+/// From the connect of a request to the control plane to the last byte of its answer.
+pub const CONTROL_REQUEST_MAX: Duration = Duration::from_secs(5);
+/// Requests to the control plane at once; for one more the oldest gives way.
+pub const CONTROL_REQUESTS_MAX: u64 = 64;
+/// Of all descriptors, what these may take: the history has to open its files.
+pub const CONTROL_DESCRIPTORS_SHARE: u64 = 8;
+
 /// Bytes that may wait for one client outside of room logs.
 pub const CLIENT_OUTBOX_BYTES_MAX: usize = 256 * 1024;
 /// Bytes that may wait for one upstream.
@@ -207,12 +214,21 @@ const _: () = assert!(
     "what one step takes in after the flood mark fits the window"
 );
 const _: () = assert!(SHARDS_MAX <= 1 << (32 - ALIAS_ROOM_BITS), "an alias names its home");
+const _: () = assert!(
+    TURN_LATE_MIN.as_secs() < CONTROL_REQUEST_MAX.as_secs(),
+    "a page says which shards do not answer"
+);
 const _: () = assert!(HEARTBEAT.as_secs() * 2 < IDLE_MAX.as_secs());
 
 /// Bytes of an unfinished frame, WebSocket framing included.
 pub const INPUT_BYTES_MAX: usize = WS_MESSAGE_BYTES_MAX + 1024 + RECV_BUFFER_BYTES;
 /// Bytes that one receive brings at most.
 pub const RECV_BUFFER_BYTES: usize = 2048;
+
+/// Requests to the control plane at once under `open_files`, the limit in force.
+pub fn control_requests_max(open_files: u64) -> usize {
+    (open_files / CONTROL_DESCRIPTORS_SHARE).clamp(1, CONTROL_REQUESTS_MAX) as usize
+}
 
 /// The data rings of one shard that may hold `connections`.
 pub fn ring_config(connections: u32, open_files: u64) -> RingConfig {

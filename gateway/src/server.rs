@@ -16,7 +16,7 @@ use crate::clock::StepWatch;
 use crate::config::{Config, UpstreamAddr};
 use crate::conn::Role;
 use crate::control::{Heard, Plane};
-use crate::limits::{HISTORY, ring_config};
+use crate::limits::{HISTORY, control_requests_max, ring_config};
 use crate::policy_file::Rules;
 use crate::room_log::Transport;
 use crate::rules::RulesInForce;
@@ -111,9 +111,17 @@ pub fn run(config: &Config, signals: Signals, ready: impl FnOnce()) -> Result<()
         let _ = has_ended.send(());
         result
     });
-    runtime.block_on(control::run(http, handles, Arc::clone(&plane), hear, async {
-        let _ = ended.await;
-    }))?;
+    let requests_max = control_requests_max(open_files);
+    runtime.block_on(control::run(
+        http,
+        requests_max,
+        handles,
+        Arc::clone(&plane),
+        hear,
+        async {
+            let _ = ended.await;
+        },
+    ))?;
     // Requests that were being answered end with it.
     drop(runtime);
     joiner.join().map_err(|_| anyhow::anyhow!("waiting for the shards has failed"))??;

@@ -224,6 +224,31 @@ fn health_and_metrics_can_be_read() {
 }
 
 #[test]
+fn a_request_that_is_not_finished_is_closed_and_keeps_nobody_out() {
+    let gateway = Gateway::start("0", &[]);
+    let unfinished: [&[u8]; 4] = [
+        b"",
+        b"GET /healthz HTTP/1.1\r\nHost: test\r\n",
+        b"POST /policy/reload HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\nno more",
+        b"GET /healthz HTTP/1.1\r\nHost: test\r\n\r\nGET /healthz HTTP/1.1\r\n",
+    ];
+    // More of each than there may be at a time.
+    let mut sockets: Vec<_> = (0..400)
+        .map(|n| {
+            let mut socket = Socket::tcp(gateway.http);
+            // An earlier one may have been closed for it, this one by the answer.
+            let _ = socket.try_write(unfinished[n % unfinished.len()]);
+            socket
+        })
+        .collect();
+    assert_eq!(gateway.page("/healthz"), Some((200, "ok\n".to_owned())));
+    for socket in &mut sockets {
+        socket.read_to_end(Instant::now() + 2 * SOON);
+    }
+    assert_eq!(gateway.page("/healthz"), Some((200, "ok\n".to_owned())));
+}
+
+#[test]
 fn help_and_version_are_printed() {
     let (status, stdout, _) = run(&["--help"]);
     assert!(status.success());

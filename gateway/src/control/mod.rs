@@ -1,6 +1,10 @@
 //! The control plane: one ordinary thread that serves health and metrics and hears signals. It asks
 //! shards by mail and never touches their memory.
 
+mod requests;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
@@ -8,21 +12,20 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use axum::Router;
 use axum::extract::State as Given;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::map_response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use barrage_store::{Keeper, State, Stats, UnixClock};
 use tokio::net::TcpListener;
 
+use self::requests::Requests;
 use crate::asks::Handle;
 use crate::clock::StepWatch;
 use crate::limits::{STUCK_END_MAX, TURN_LATE_MIN};
 use crate::metrics::{self, Metrics};
 use crate::rules::{NotReloaded, RulesInForce};
 use crate::stored;
-
-#[cfg(test)]
-mod tests;
 
 /// How long a shard may take to answer; one that does not even turn is not asked.
 const ANSWER_MAX: Duration = TURN_LATE_MIN;
@@ -84,6 +87,7 @@ pub enum Heard {
 /// say goodbye; ends when they have ended.
 pub async fn run(
     listener: std::net::TcpListener,
+    requests_max: usize,
     shards: Vec<Handle>,
     plane: Arc<Plane>,
     mut hear: impl AsyncFnMut() -> Heard,
@@ -96,6 +100,7 @@ pub async fn run(
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics_page))
         .route("/policy/reload", post(reload_policy))
+        .layer(map_response(last_answer))
         .with_state(pages.clone());
     let shards_end = async {
         while let Heard::Reload = hear().await {
@@ -110,7 +115,7 @@ pub async fn run(
         }
     };
     tokio::select! {
-        served = async { axum::serve(listener, router).await } => served.context("serving HTTP"),
+        served = async { axum::serve(Requests::new(listener, requests_max), router).await } => served.context("serving HTTP"),
         result = shards_end => result,
     }
 }
@@ -134,6 +139,12 @@ fn stuck(shards: &[Handle]) -> Option<String> {
     });
     let all: Vec<String> = all.collect();
     (!all.is_empty()).then(|| all.join("; "))
+}
+
+/// A connection is for one request: nobody keeps one, and its time-out is the request's.
+async fn last_answer(mut answer: Response) -> Response {
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    answer
 }
 
 async fn healthz(Given(pages): Given<Pages>) -> impl IntoResponse {

@@ -49,7 +49,7 @@ impl Control {
             };
             let never = std::future::pending();
             // A test that has failed meanwhile does not wait for it.
-            let _ = done.send(runtime.block_on(run(listener, shards, plane, hear, never)));
+            let _ = done.send(runtime.block_on(run(listener, 16, shards, plane, hear, never)));
         });
         Self { http, stop, result, policy }
     }

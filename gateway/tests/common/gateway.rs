@@ -198,6 +198,12 @@ impl Gateway {
         prlimit(Some(Pid::from_child(&self.child)), Resource::Fsize, limit).expect("it is ours");
     }
 
+    /// Lets it have so many descriptors.
+    pub fn limit_descriptors(&self, count: u64) {
+        let limit = Rlimit { current: Some(count), ..getrlimit(Resource::Nofile) };
+        prlimit(Some(Pid::from_child(&self.child)), Resource::Nofile, limit).expect("it is ours");
+    }
+
     /// Waits for the process to end.
     pub fn wait(&mut self, until: Instant) -> ExitStatus {
         loop {

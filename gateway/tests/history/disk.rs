@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use barrage_wire::server::Code;
 use barrage_wire::upstream::PublishHead;
 
-use crate::common::{CHAT, Gateway, SOON, TempDir, Via};
+use crate::common::{CHAT, Gateway, SOON, Socket, TempDir, Via};
 use crate::{
     Brief, OLDEST, Reader, accepted, cursor, on_one_and_two, say_numbers, say_stored, stored, words,
 };
@@ -102,4 +102,27 @@ fn until_healthy(gateway: &Gateway) {
         assert!(Instant::now() < until, "it does not recover: {:?}", gateway.page("/healthz"));
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+#[test]
+fn requests_that_are_not_finished_take_no_descriptor_from_the_history() {
+    const REQUESTS: usize = 300;
+    on_one_and_two(|cores| {
+        let data = TempDir::new("descriptors");
+        let gateway = Gateway::start_in(&data, cores, &[]);
+        gateway.limit_descriptors(256);
+        let mut upstream = gateway.upstream();
+        let open: Vec<_> = (0..REQUESTS)
+            .map(|_| {
+                let mut socket = Socket::tcp(gateway.http);
+                socket.write(b"GET /healthz HT");
+                socket
+            })
+            .collect();
+        // It has taken as many of them as it will.
+        assert_eq!(gateway.page("/healthz"), Some((200, "ok\n".to_owned())));
+        say_numbers(&mut upstream, ROOM, 1..=2000);
+        assert_eq!(gateway.metric("history_failing"), 0);
+        drop(open);
+    });
 }
