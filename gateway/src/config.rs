@@ -8,7 +8,9 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use serde::Deserialize;
 
-use crate::limits::{CLIENT_FRAMES_PER_SECOND_DEFAULT, CONNECTIONS_DEFAULT, SHARDS_MAX};
+use crate::limits::{
+    CLIENT_FRAMES_PER_SECOND_DEFAULT, CONNECTIONS_DEFAULT, SERVICES_PER_SHARD_MAX, SHARDS_MAX,
+};
 
 /// Barrage, the live-room message gateway: holds the connections and fans messages out.
 ///
@@ -58,7 +60,8 @@ pub struct Settings {
     /// reads it again [default: built in; --print-policy shows it]
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
-    /// Connections of all cores together; each core takes an equal part [default: 2000000]
+    /// Clients of all cores together; each core takes an equal part. Services have places of their
+    /// own, 512 on each core [default: 2000000]
     #[arg(long, value_name = "N")]
     pub connections: Option<u32>,
     /// Frames that one client may send in a second [default: 1000]
@@ -285,6 +288,8 @@ fn in_share(share: f64) -> Result<f64> {
     ensure!((0.01..=1.0).contains(&share), "a share is between 0.01 and 1.0, not {share}");
     Ok(share)
 }
+
+const _: () = assert!(SERVICES_PER_SHARD_MAX == 512, "--help says so");
 
 #[cfg(test)]
 mod tests {

@@ -11,10 +11,19 @@ use barrage_wire::{FRAME_HEADER_BYTES, limits::WS_MESSAGE_BYTES_MAX};
 
 /// Shards of one gateway.
 pub const SHARDS_MAX: usize = 256;
-/// Connections of all shards together, unless configured.
+/// Client connections of all shards together, unless configured.
 pub const CONNECTIONS_DEFAULT: u32 = 2_000_000;
-/// Connections that a shard takes over its limit only to tell them that it is full.
-pub const CONNECTIONS_SPARE: u32 = 1024;
+/// Connections of services that one shard may hold, beside those of clients.
+pub const SERVICES_PER_SHARD_MAX: u32 = 512;
+/// Clients that a shard takes over its limit only to tell them that it is full; more are cut off.
+pub const CLIENTS_REFUSED_MAX: u32 = 1024;
+/// The same of services.
+pub const SERVICES_REFUSED_MAX: u32 = 128;
+/// Slots of those that are cut off, until they are free again, and of accepts in flight.
+pub const SLOTS_CHANGING_MAX: u32 = 512;
+/// Slots of a shard beside those for clients that are served.
+pub const CONNECTIONS_SPARE: u32 =
+    SERVICES_PER_SHARD_MAX + CLIENTS_REFUSED_MAX + SERVICES_REFUSED_MAX + SLOTS_CHANGING_MAX;
 /// Connections that one user may have; one more replaces the oldest. What is done for a user, such as
 /// each of its messages, is done for all of them at once.
 pub const CONNECTIONS_PER_USER_MAX: usize = 1024;

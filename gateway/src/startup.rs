@@ -10,7 +10,8 @@ use crate::conn::Conn;
 use crate::limits::{
     CLIENT_OUTBOX_BYTES_MAX, CONNECTIONS_SPARE, HISTORIES_BYTES_MAX, HISTORY, HISTORY_CACHE_BYTES,
     HISTORY_QUEUE_MAX, IDEMPOTENCY_KEYS_MAX, INBOXES_BYTES_MAX, LOGS_BYTES_MAX, MAIL_QUEUE_MAX,
-    QUOTA_USERS_MAX, SEND_BYTES_MAX, UPSTREAM_OUTBOX_BYTES_MAX, ring_config,
+    QUOTA_USERS_MAX, SEND_BYTES_MAX, SERVICES_PER_SHARD_MAX, UPSTREAM_OUTBOX_BYTES_MAX,
+    ring_config,
 };
 use crate::local_room::Member;
 use crate::mail::Mail;
@@ -31,7 +32,7 @@ pub fn memory_terms(config: &Config, open_files: u64) -> Vec<(String, usize)> {
     let shards = config.cores.len();
     let per_shard = connections_per_shard(config);
     let ring = ring_config(per_shard, open_files);
-    let connections = shards * per_shard as usize;
+    let connections = shards * (per_shard + SERVICES_PER_SHARD_MAX) as usize;
     let rings = shards * (per_shard + CONNECTIONS_SPARE).div_ceil(ring.slots) as usize;
     let conn = size_of::<Conn>() + CONN_BOOKS_BYTES + 2 * 2 * size_of::<Member>();
     let mib = |bytes: usize| bytes >> 20;

@@ -33,7 +33,7 @@ use crate::wheel::Wheel;
 /// What a shard is told when it is made.
 #[derive(Clone)]
 pub struct ShardConfig {
-    /// Connections that it may hold.
+    /// Clients' connections that it may hold.
     pub connections: u32,
     /// Slots of one of its rings.
     pub slots_per_ring: u32,
@@ -154,7 +154,9 @@ pub struct Core {
     pub(super) config: ShardConfig,
     pub(super) clock: Clock,
     pub(super) conns: Conns,
+    /// All connections, and those of services among them.
     pub(super) connections: u32,
+    pub(super) services: u32,
     pub(super) local: Local,
     pub(super) homes: Homes,
     pub(super) history: Option<History>,
@@ -208,6 +210,7 @@ impl Core {
             conns: Conns::new(config.slots_per_ring),
             clock: Clock::default(),
             connections: 0,
+            services: 0,
             local: Local { walks: Walks::new(config.pace_percent), ..Local::default() },
             config,
             homes,

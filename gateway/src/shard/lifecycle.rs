@@ -11,7 +11,8 @@ use super::TICK_US;
 use super::core::{Core, Drain};
 use crate::conn::{Conn, Flight, Input, Mark, Phase, Role};
 use crate::limits::{
-    DRAIN_WALKS_MAX, FRAME_MAX, HELLO_MAX, IDLE_MAX, INPUT_BYTES_MAX, LINGER_MAX, SEND_STALL_MAX,
+    CLIENTS_REFUSED_MAX, DRAIN_WALKS_MAX, FRAME_MAX, HELLO_MAX, IDLE_MAX, INPUT_BYTES_MAX,
+    LINGER_MAX, SEND_STALL_MAX, SERVICES_PER_SHARD_MAX, SERVICES_REFUSED_MAX,
 };
 use crate::mail::Mail;
 use crate::refusal::Refusal;
@@ -19,6 +20,14 @@ use crate::room_log::Transport;
 
 /// Connections told to go in one step of a drain.
 const DRAIN_STEP: usize = 512;
+
+/// There are more connections of a kind than may be.
+enum Over {
+    /// The newest can be told.
+    Little,
+    /// There is not even place for that.
+    Far,
+}
 
 pub(super) const fn ticks(time: std::time::Duration) -> u32 {
     time.as_micros().div_ceil(TICK_US as u128) as u32
@@ -28,16 +37,38 @@ impl Core {
     pub(super) fn accepted(&mut self, id: ConnId, role: Role, peer: Peer) {
         self.conns.insert(id, Conn::accepted(id.generation, role, peer, self.clock.tick));
         self.connections += 1;
+        self.services += u32::from(role == Role::Upstream);
         self.metrics.accepted_total += 1;
         self.wheel.look_after(id, self.clock.tick, ticks(HELLO_MAX));
-        if self.draining.is_some() {
-            self.refuse(id, Refusal::new(CloseReason::Draining, "the gateway is going away"));
-        } else if self.connections > self.config.connections {
-            self.metrics.refused_full_total += 1;
-            self.refuse(
-                id,
-                Refusal::new(CloseReason::Full, "this core of the gateway is full: try again"),
-            );
+        let over = self.over_limit(role);
+        self.metrics.refused_full_total += u64::from(over.is_some());
+        match over {
+            // So many are being told already that there is no place for one more.
+            Some(Over::Far) => self.close(id),
+            _ if self.draining.is_some() => {
+                self.refuse(id, Refusal::new(CloseReason::Draining, "the gateway is going away"));
+            }
+            Some(Over::Little) => {
+                let text = "this core of the gateway is full: try again";
+                self.refuse(id, Refusal::new(CloseReason::Full, text));
+            }
+            None => {}
+        }
+    }
+
+    /// Clients and services have places of their own, so that neither keeps the other out.
+    fn over_limit(&self, role: Role) -> Option<Over> {
+        let (count, max, refused_max) = match role {
+            Role::Client(_) => {
+                let clients = self.connections - self.services;
+                (clients, self.config.connections, CLIENTS_REFUSED_MAX)
+            }
+            Role::Upstream => (self.services, SERVICES_PER_SHARD_MAX, SERVICES_REFUSED_MAX),
+        };
+        match count.saturating_sub(max) {
+            0 => None,
+            over if over <= refused_max => Some(Over::Little),
+            _ => Some(Over::Far),
         }
     }
 
@@ -115,6 +146,8 @@ impl Core {
     }
 
     pub(super) fn closed(&mut self, id: ConnId) {
+        let is_service = self.conns.find(id).is_some_and(|conn| conn.role == Role::Upstream);
+        self.services -= u32::from(is_service);
         self.conns.remove(id);
         self.connections -= 1;
         self.metrics.closed_total += 1;
