@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 
-use barrage_wire::DecodeError;
+use barrage_wire::limits::PROTOCOL_VERSION;
 use barrage_wire::server::CloseReason;
 use barrage_wire::ws::{HandshakeError, WsError};
+use barrage_wire::{DecodeError, RawFrame};
 
 /// A peer's fault, or a limit that it has met.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,18 @@ impl Refusal {
         };
         let retry_after_ms = retry_after_ms(reason);
         Self { reason, text: text.into(), retry_after_ms, ws_code, handshake: None }
+    }
+
+    /// Refused if the frame is a `Hello`, of this kind, in another version than the gateway's: what
+    /// follows the version there may be anything.
+    pub fn of_version(frame: RawFrame<'_>, hello_kind: u8) -> Result<(), Self> {
+        match frame.hello_version(hello_kind) {
+            None | Some(PROTOCOL_VERSION) => Ok(()),
+            Some(other) => {
+                let text = format!("this gateway speaks version {PROTOCOL_VERSION}, not {other}");
+                Err(Self::new(CloseReason::Version, text))
+            }
+        }
     }
 }
 

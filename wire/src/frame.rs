@@ -20,6 +20,20 @@ pub struct RawFrame<'a> {
     pub body: &'a [u8],
 }
 
+impl RawFrame<'_> {
+    /// The version that a `Hello` of this kind names. Its body begins with it in every version,
+    /// whatever follows, so that a peer of another one can be told so.
+    pub fn hello_version(&self, kind: u8) -> Option<u16> {
+        let version = self.body.first_chunk().filter(|_| self.kind == kind)?;
+        Some(u16::from_le_bytes(*version))
+    }
+}
+
+/// The kind of a client's `Hello`, in every version.
+pub const CLIENT_HELLO: u8 = 1;
+/// The kind of an upstream's.
+pub const UPSTREAM_HELLO: u8 = 128;
+
 /// The length of the whole frame that starts `bytes`, as soon as its header is there.
 ///
 /// A body over `body_bytes_max` is refused before anybody waits for it.
@@ -74,6 +88,15 @@ mod tests {
         let mut bytes = &frame[..];
         assert_eq!(split(&mut bytes, 16), Ok(Some(RawFrame { kind: 7, body: b"abc" })));
         assert!(bytes.is_empty());
+    }
+
+    #[test]
+    fn a_hello_names_its_version_whatever_follows() {
+        let version = |kind, body| RawFrame { kind, body }.hello_version(CLIENT_HELLO);
+        assert_eq!(version(CLIENT_HELLO, &[2, 1]), Some(0x0102));
+        assert_eq!(version(CLIENT_HELLO, &[2, 1, 9, 9]), Some(0x0102));
+        assert_eq!(version(CLIENT_HELLO, &[2]), None);
+        assert_eq!(version(UPSTREAM_HELLO, &[2, 1]), None);
     }
 
     #[test]

@@ -20,6 +20,6 @@ pub mod ws;
 pub use boundary::{Boundary, tcp_boundary, ws_boundary};
 pub use client::ClientFrame;
 pub use codec::{DecodeError, List, Tail, Text};
-pub use frame::{FRAME_HEADER_BYTES, RawFrame, peek, split};
+pub use frame::{CLIENT_HELLO, FRAME_HEADER_BYTES, RawFrame, UPSTREAM_HELLO, peek, split};
 pub use server::ServerFrame;
 pub use upstream::{GatewayFrame, UpstreamFrame};

@@ -9,7 +9,7 @@ use barrage_wire::limits::{CLIENT_BODY_BYTES_MAX, PROTOCOL_VERSION, UPSTREAM_BOD
 use barrage_wire::server::{CloseReason, Code};
 use barrage_wire::upstream::EventKind;
 use barrage_wire::ws::{self, Inbound, Incoming};
-use barrage_wire::{RawFrame, ServerFrame, split};
+use barrage_wire::{CLIENT_HELLO, RawFrame, ServerFrame, split};
 use bytes::Bytes;
 
 use super::core::Core;
@@ -134,6 +134,7 @@ impl Core {
     }
 
     fn client_frame(&mut self, id: ConnId, frame: RawFrame<'_>) -> Result<(), Refusal> {
+        Refusal::of_version(frame, CLIENT_HELLO)?;
         let frame = ClientFrame::decode(frame)?;
         let Some(conn) = self.conns.find(id).filter(|conn| conn.is_heard()) else { return Ok(()) };
         let greeted = conn.is_open();
@@ -177,13 +178,9 @@ impl Core {
     }
 
     fn hello(&mut self, id: ConnId, frame: &ClientFrame<'_>) -> Result<(), Refusal> {
-        let ClientFrame::Hello { version, app, device, platform, resume, token } = frame else {
+        let ClientFrame::Hello { app, device, platform, resume, token, .. } = frame else {
             return Ok(());
         };
-        if *version != PROTOCOL_VERSION {
-            let text = format!("this gateway speaks version {PROTOCOL_VERSION}, not {version}");
-            return Err(Refusal::new(CloseReason::Version, text));
-        }
         let user = self.config.auth.client(*app, token.0)?;
         let key = UserKey { app: AppId(*app), user: UserId(user) };
         if let Some(banned) = self.banned(key) {

@@ -8,7 +8,7 @@ use barrage_wire::codec::{List, Tail};
 use barrage_wire::limits::{PROTOCOL_VERSION, REPLIES_MAX};
 use barrage_wire::server::{CloseReason, Code};
 use barrage_wire::upstream::{AckMode, EventKind, PublishHead, PublishReply};
-use barrage_wire::{GatewayFrame, RawFrame, ServerFrame, UpstreamFrame};
+use barrage_wire::{GatewayFrame, RawFrame, ServerFrame, UPSTREAM_HELLO, UpstreamFrame};
 use bytes::Bytes;
 
 use super::core::{Core, TallyEnd};
@@ -41,6 +41,7 @@ impl Core {
         id: ConnId,
         frame: RawFrame<'_>,
     ) -> Result<(), Refusal> {
+        Refusal::of_version(frame, UPSTREAM_HELLO)?;
         let frame = UpstreamFrame::decode(frame)?;
         let Some(conn) = self.conns.find(id).filter(|conn| conn.is_heard()) else { return Ok(()) };
         let (greeted, app) = (conn.is_open(), conn.app);
@@ -48,8 +49,8 @@ impl Core {
             UpstreamFrame::Hello { .. } if greeted => {
                 Err(Refusal::new(CloseReason::Protocol, "HELLO was said already"))
             }
-            UpstreamFrame::Hello { version, app, token, name } => {
-                self.upstream_hello(id, version, app, token.0, name.0)
+            UpstreamFrame::Hello { app, token, name, .. } => {
+                self.upstream_hello(id, app, token.0, name.0)
             }
             _ if !greeted => Err(Refusal::new(CloseReason::Protocol, "HELLO comes first")),
             UpstreamFrame::PublishRoom { head, room, payload } => {
@@ -117,15 +118,10 @@ impl Core {
     fn upstream_hello(
         &mut self,
         id: ConnId,
-        version: u16,
         app: u32,
         token: &str,
         name: &str,
     ) -> Result<(), Refusal> {
-        if version != PROTOCOL_VERSION {
-            let text = format!("this gateway speaks version {PROTOCOL_VERSION}, not {version}");
-            return Err(Refusal::new(CloseReason::Version, text));
-        }
         self.config.auth.upstream(app, token)?;
         let tick = self.clock.tick;
         let Some(conn) = self.conns.find(id) else { return Ok(()) };
