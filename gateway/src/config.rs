@@ -268,7 +268,9 @@ impl FromStr for Cores {
             cores.extend(first..=last);
         }
         cores.sort_unstable();
-        cores.dedup();
+        if let Some(pair) = cores.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(format!("core {} is named twice", pair[0]));
+        }
         Ok(Self(cores))
     }
 }
@@ -331,7 +333,8 @@ mod tests {
         let cores = |text: &str| text.parse::<Cores>().map(|cores| cores.0).ok();
         assert_eq!(cores("0"), Some(vec![0]));
         assert_eq!(cores("2,0-1"), Some(vec![0, 1, 2]));
-        assert_eq!(cores("1,1"), Some(vec![1]));
+        assert_eq!(cores("1,1"), None);
+        assert_eq!(cores("0-3,2"), None);
         assert_eq!(cores("a"), None);
         assert_eq!(cores("-1"), None);
     }

@@ -284,6 +284,7 @@ fn what_cannot_be_configured_is_refused_with_a_reason() {
     check(&["--cores", "4000"], &["--cores", "4000"]);
     check(&["--cores", "1-0"], &["ends before it starts"]);
     check(&["--cores", ""], &["--cores"]);
+    check(&["--cores", "0,0"], &["--cores", "core 0 is named twice"]);
     check(&["--pace", "0"], &["--pace", "between"]);
     check(&["--connections", "0"], &["--connections", "between 1 and"]);
     check(&["--data", "/proc/barrage"], &["--data", "/proc/barrage"]);

@@ -267,6 +267,22 @@ fn a_publish_that_cannot_be_is_answered_with_why() {
 /// Messages for users go by way of mail, of which a shard reads so much in one turn: whoever sends
 /// them faster than that has more and more of them unanswered.
 #[test]
+fn user_0_is_nobody() {
+    on_one_and_two_shards(|gateway| {
+        let mut upstream = gateway.upstream();
+        assert_eq!(upstream.say_to_user(0, b"x").0, Code::Forbidden);
+        assert_eq!(upstream.say_to_users(&[5, 0], b"x").0, Code::Forbidden);
+        let head = upstream.head();
+        assert_eq!(upstream.publish_from(head, 7, 0, 1, b"x").0, Code::Forbidden);
+        assert_eq!(upstream.mute(0, 7, 60).0, Code::Forbidden);
+        assert_eq!(upstream.ban(0, 60, "why").0, Code::Forbidden);
+        assert_eq!(upstream.kick(0, "why").0, Code::Forbidden);
+        // Whoever says nothing for anybody is not meant by it.
+        assert_eq!(upstream.say_to_room(7, b"x"), (Code::Ok, 1));
+    });
+}
+
+#[test]
 fn a_service_that_does_not_count_its_credits_is_closed() {
     const PUBLISHES: u32 = 400_000;
     let gateway = Gateway::start("0", &[]);

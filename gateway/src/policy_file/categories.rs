@@ -45,6 +45,11 @@ pub(super) fn read(
     mut policy: Policy,
 ) -> (Policy, Vec<u16>) {
     let tables = root.tables(source, "category", &FIELDS);
+    if root.is_empty_list("category") {
+        // Who writes this may mean none, or those that are built in.
+        let says = "there has to be one; for the built-in categories leave it out";
+        root.problem(source, "category", says);
+    }
     if tables.is_empty() {
         let ids = policy.categories().map(|category| category.id).collect();
         return (policy, ids);

@@ -148,6 +148,14 @@ impl<'a> Table<'a> {
         tables
     }
 
+    /// Whether the field is a list of nothing.
+    pub fn is_empty_list(self, field: &str) -> bool {
+        let value = self.entries.get(field);
+        value.is_some_and(
+            |value| matches!(value.get_ref(), DeValue::Array(items) if items.is_empty()),
+        )
+    }
+
     /// Whether the field is there, right or wrong.
     pub fn has(self, field: &str) -> bool {
         self.entries.contains_key(field)

@@ -19,6 +19,9 @@ const SWEEP_ORDERS: usize = 256;
 /// The same when there is no place for another one.
 const SWEEP_ORDERS_FULL: usize = 16_384;
 
+/// Stands where no user is named, so no user has it.
+const NOBODY: UserId = UserId(0);
+
 impl Core {
     /// An upstream bans or mutes somebody, or takes that back.
     pub(super) fn order(
@@ -29,11 +32,34 @@ impl Core {
         order: Order,
     ) -> Result<(), Refusal> {
         let origin = self.take_credit(id, request, AckMode::Accepted)?;
+        if user.user == NOBODY {
+            self.published(origin, Code::Forbidden, 0);
+            return Ok(());
+        }
         // Every shard says when it holds there, and the disk when it will hold after a restart.
         let parts = u32::from(self.post.shards()) + u32::from(self.history.is_some());
         let tally = self.open_tally(TallyEnd::Origin(origin), parts);
         let home = home_of_user(user, self.shards());
         self.post.send(home, Mail::Order { tally, order: Box::new(order) });
+        Ok(())
+    }
+
+    /// An upstream tells a user to go.
+    pub(super) fn upstream_kick(
+        &mut self,
+        id: ConnId,
+        request: u32,
+        user: UserKey,
+        text: String,
+    ) -> Result<(), Refusal> {
+        let origin = self.take_credit(id, request, AckMode::Accepted)?;
+        if user.user == NOBODY {
+            self.published(origin, Code::Forbidden, 0);
+            return Ok(());
+        }
+        let tally = self.open_tally(TallyEnd::Origin(origin), 1);
+        let home = home_of_user(user, self.shards());
+        self.post.send(home, Mail::Kick { tally, user, text });
         Ok(())
     }
 

@@ -54,10 +54,10 @@ impl Core {
             }
             _ if !greeted => Err(Refusal::new(CloseReason::Protocol, "HELLO comes first")),
             UpstreamFrame::PublishRoom { head, room, payload } => {
-                self.publish_room(id, app, &head, room, 0, 1, payload.0)
+                self.publish_room(id, app, &head, room, None, 1, payload.0)
             }
             UpstreamFrame::PublishFrom { head, room, sender, count, payload } => {
-                self.publish_room(id, app, &head, room, sender, count, payload.0)
+                self.publish_room(id, app, &head, room, Some(sender), count, payload.0)
             }
             UpstreamFrame::Mute { request, user, room, seconds } => {
                 let (user, until_ms) = (user_of(app, user), self.until_ms(seconds));
@@ -101,12 +101,7 @@ impl Core {
                 Ok(())
             }
             UpstreamFrame::Kick { request, user, text } => {
-                let user = UserKey { app: AppId(app), user: UserId(user) };
-                let origin = self.take_credit(id, request, AckMode::Accepted)?;
-                let tally = self.open_tally(TallyEnd::Origin(origin), 1);
-                let home = home_of_user(user, self.shards());
-                self.post.send(home, Mail::Kick { tally, user, text: text.0.to_owned() });
-                Ok(())
+                self.upstream_kick(id, request, user_of(app, user), text.0.to_owned())
             }
             UpstreamFrame::Ping { nonce } => {
                 self.tell_upstream(id, &GatewayFrame::Pong { nonce });
@@ -192,14 +187,14 @@ impl Core {
         app: u32,
         head: &PublishHead,
         room: u64,
-        sender: u64,
+        sender: Option<u64>,
         count: u32,
         payload: &[u8],
     ) -> Result<(), Refusal> {
         let origin = self.take_credit(id, head.request, head.ack)?;
         let key = RoomKey { app: AppId(app), room: RoomId(room) };
-        match self.head(head, sender, count) {
-            Ok(_) if room == 0 => self.published(origin, Code::Forbidden, 0),
+        match self.head(head, sender.unwrap_or(0), count) {
+            Ok(_) if room == 0 || sender == Some(0) => self.published(origin, Code::Forbidden, 0),
             Ok(head) => self.publish(origin, key, head, payload),
             Err(code) => self.published(origin, code, 0),
         }
@@ -218,6 +213,10 @@ impl Core {
         let origin = self.take_credit(id, head.request, head.ack)?;
         let ttl_ms = head.ttl_ms;
         let head = match self.head(head, 0, 1) {
+            Ok(_) if users.contains(&0) => {
+                self.published(origin, Code::Forbidden, 0);
+                return Ok(());
+            }
             Ok(head) => head,
             Err(code) => {
                 self.published(origin, code, 0);

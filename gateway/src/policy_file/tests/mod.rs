@@ -103,7 +103,6 @@ fn what_is_said_counts_and_the_rest_is_as_it_was() {
         },
     );
     check("[quotas]\nuser = \"unlimited\"", |_| {});
-    check("category = []", |_| {});
     check("filter = []", |_| {});
 }
 

@@ -20,6 +20,8 @@ fn what_is_not_toml_or_not_a_field_is_refused() {
     refused("[levels]\n[levels]\n", &["2: this is not TOML: duplicate key"]);
     refused("\n\nlevels = 3", &["3: levels: not a table; say `[levels]`"]);
     refused("[category]\nid = 1", &["1: category: say `[[category]]` before each"]);
+    let none = "1: category: there has to be one; for the built-in categories leave it out";
+    refused("category = []", &[none]);
     refused("filter = [1]", &["1: filter: not a table; say `[[filter]]` before each"]);
     refused("[level]\n", &["1: level: no such field; did you mean `levels`?"]);
     refused(
