@@ -44,7 +44,7 @@ pub fn run(config: &Config, signals: Signals, ready: impl FnOnce()) -> Result<()
     let open_files = barrage_sys::raise_open_files_limit();
     let rules = RulesInForce::load(config.policy.clone())?;
     startup::report(config, open_files);
-    let http = TcpListener::bind(config.http)
+    let http = bind_when_free(config.http)
         .with_context(|| format!("--http {}: cannot listen there", config.http))?;
     let wakers = config.cores.iter().map(|_| Waker::new()).collect::<Result<Vec<_>, _>>()?;
     let listeners = Listeners::open(config)?;
@@ -183,7 +183,7 @@ impl Listeners {
         let tcp = |flag, address| {
             // Other shards share the port; another program must not, and the kernel would let it
             // when both run as one user.
-            let free = if index == 0 { await_free(address) } else { Ok(()) };
+            let free = if index == 0 { bind_when_free(address).map(drop) } else { Ok(()) };
             free.and_then(|()| Listener::tcp(address))
                 .with_context(|| format!("{flag} {address}: cannot listen there"))
         };
@@ -205,9 +205,10 @@ impl Listeners {
     }
 }
 
-/// Waits until nobody listens on `address`. The kernel winds up the rings of a gateway that has just
-/// ended, and the listeners with them, a moment after the process is gone.
-fn await_free(address: SocketAddr) -> io::Result<()> {
+/// Listens on `address` as soon as nobody else does. A gateway that was told to end may still answer
+/// there, and the kernel winds up the rings of one that has just ended, and the listeners with them, a
+/// moment after the process is gone.
+fn bind_when_free(address: SocketAddr) -> io::Result<TcpListener> {
     let until = Instant::now() + RESTART_MAX;
     let mut said = false;
     loop {
@@ -218,7 +219,7 @@ fn await_free(address: SocketAddr) -> io::Result<()> {
                 }
                 std::thread::sleep(RESTART_RETRY);
             }
-            result => return result.map(drop),
+            result => return result,
         }
     }
 }

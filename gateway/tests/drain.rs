@@ -2,14 +2,16 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use barrage_wire::UpstreamFrame;
 use barrage_wire::codec::Tail;
 use barrage_wire::server::{CloseReason, Code};
 
-use common::gateway::{free_addresses, free_path, run};
+use common::gateway::{PROGRAM, free_addresses, free_path, run};
 use common::{
     CHAT, Client, Gateway, Receiver, SOON, Said, Socket, Upstream, Via, on_one_and_two_shards,
 };
@@ -353,6 +355,36 @@ fn a_port_that_is_in_use_is_named() {
     let options = ["--cores", "0", "--tcp", &taken, "--http", &free[3].to_string()];
     let (status, _, stderr) = run(&options);
     assert!(!status.success() && stderr.contains(&taken), "{stderr}");
+}
+
+/// A gateway that has just been told to end still answers there.
+#[test]
+fn each_port_is_waited_for_when_a_gateway_is_restarted() {
+    let flags = ["--tcp", "--ws", "--upstream", "--http"];
+    for taken in 0..flags.len() {
+        let addresses: [_; 4] = free_addresses();
+        let listener = TcpListener::bind(addresses[taken]).expect("it was free");
+        let mut command = Command::new(PROGRAM);
+        command.args(["--cores", "0"]).stdin(Stdio::null());
+        for (flag, address) in flags.iter().zip(&addresses) {
+            command.args([*flag, &address.to_string()]);
+        }
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = child.expect("the program was built");
+        let log = BufReader::new(child.stderr.take().expect("it is piped"));
+        let mut log = log.lines().map(|line| line.expect("text"));
+        let says = format!("{} is in use: waiting", addresses[taken]);
+        let waits = log.any(|line| line.contains(&says));
+        drop(listener);
+        let mut ready = String::new();
+        let stdout = child.stdout.take().expect("it is piped");
+        BufReader::new(stdout).read_line(&mut ready).expect("text");
+        // It may have ended by itself.
+        let _ = child.kill();
+        let _ = child.wait();
+        assert!(waits, "{} is not waited for", flags[taken]);
+        assert_eq!(ready, "ready\n", "{}", flags[taken]);
+    }
 }
 
 #[test]
